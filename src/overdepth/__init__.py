@@ -1,0 +1,38 @@
+"""overdepth: train a weight matrix as a product of matrices, and keep the plain model.
+
+The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) and ``overdepth.paper`` (the papers' figures) need
+the extra ``lab`` and are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from overdepth.chain import balanced_factors, imbalance, product
+from overdepth.initialization import initial_factors
+from overdepth.rule import end_to_end_spectrum, end_to_end_update
+from overdepth.transfer import TransferOperator, transfer_operator
+
+if TYPE_CHECKING:
+    from overdepth import lab
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "TransferOperator",
+    "balanced_factors",
+    "end_to_end_spectrum",
+    "end_to_end_update",
+    "imbalance",
+    "initial_factors",
+    "lab",
+    "product",
+    "transfer_operator",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "lab":
+        return importlib.import_module("overdepth.lab")
+    raise AttributeError(f"module 'overdepth' has no attribute {name!r}")

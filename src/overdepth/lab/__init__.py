@@ -1,0 +1,38 @@
+"""The lab: problems, objectives, and the engine that trains hundreds of linear networks at once.
+
+Needs the extra ``lab``.
+"""
+
+from __future__ import annotations
+
+try:
+    from overdepth.lab.cache import RunCache
+    from overdepth.lab.datasets import DATASETS, load_problem
+    from overdepth.lab.objective import Objective, objective
+    from overdepth.lab.optimum import Optimum, optimal_loss
+    from overdepth.lab.problem import SCALINGS, Problem
+    from overdepth.lab.run import METHODS, Run, grid
+    from overdepth.lab.sweep import sweep
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.split(".")[0] == "overdepth":
+        raise
+    raise ModuleNotFoundError(
+        f"overdepth.lab needs {error.name}, which is not installed; install the extra: pip install 'overdepth[lab]'.",
+        name=error.name,
+    ) from error
+
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "SCALINGS",
+    "Objective",
+    "Optimum",
+    "Problem",
+    "Run",
+    "RunCache",
+    "grid",
+    "load_problem",
+    "objective",
+    "optimal_loss",
+    "sweep",
+]

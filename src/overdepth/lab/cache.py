@@ -1,0 +1,101 @@
+"""A content-addressed store of finished runs: what was computed once is not computed again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+import overdepth
+from overdepth.lab.engine import Settings
+from overdepth.lab.problem import Array, Problem
+from overdepth.lab.run import Run
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is kept of a run: its recorded losses, and the step at which it diverged, -1 if it did not."""
+
+    loss: Array
+    diverged_at: int
+
+
+class RunCache:
+    """Finished runs in a folder, one small file each, addressed by everything that decides the result.
+
+    The address is a hash of the data, the scaling, the objective, the run, the shared settings, and the source code
+    that computes it. A file that cannot be read counts as absent; nothing in a file is executed. Runs that were
+    computed in other company are reused too: the batch changes only how sums round.
+
+    Args:
+        folder: Default: ``runs`` in the user's cache folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(platformdirs.user_cache_dir("overdepth")) / "runs"
+
+    def key(self, problem: Problem, objective: str, run: Run, settings: Settings) -> str:
+        """The address of a run."""
+        described = {
+            "code": _code_digest(),
+            "data": [problem.checksum, problem.scaling],
+            "objective": objective,
+            "run": asdict(run),
+            "settings": {**asdict(settings), "dtype": str(settings.dtype)},
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    def get(self, key: str) -> Finished | None:
+        """The finished run at an address, or None."""
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Finished(np.asarray(arrays["loss"], dtype=np.float64), int(arrays["diverged_at"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("The cached run %s cannot be read (%s) and is computed again.", path, error)
+            return None
+
+    def put(self, keys: Sequence[str], finished: Sequence[Finished]) -> None:
+        """Stores finished runs, each atomically. A full or read-only disk is a warning, not an error."""
+        try:
+            for key, run in zip(keys, finished, strict=True):
+                path = self._path(key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+                try:
+                    with os.fdopen(handle, "wb") as file:
+                        np.savez(file, loss=run.loss, diverged_at=run.diverged_at)
+                    Path(temporary).replace(path)
+                except BaseException:
+                    Path(temporary).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            _log.warning("Finished runs could not be kept in %s (%s).", self.folder, error)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}.npz"
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Hash of the modules between a run's settings and its result."""
+    root = Path(overdepth.__file__).parent
+    names = ["chain", "initialization", "rule", "lab/run", "lab/objective", "lab/groups", "lab/engine", "lab/problem"]
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((root / f"{name}.py").read_bytes())
+    return digest.hexdigest()

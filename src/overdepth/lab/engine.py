@@ -1,0 +1,285 @@
+"""The sweep engine: many linear networks on one problem, two matrix products a step for all of them.
+
+The end-to-end weights of all live runs are stacked into one matrix C; a step is P = C A^T (all predictions), phi'(P)
+in place, G = phi'(P) A / m, then the chain rule and the update, batched by architecture (``groups``). For l2 the
+data are replaced by their Gram matrix, and a step never touches them.
+
+Everything that changes is in :class:`SweepState`; :meth:`Engine.advance` takes one to a later step. Where a sweep
+is cut, into spans of steps or blocks of runs, is free: a cut by steps changes no bit of the result (runs leave the
+products at steps fixed beforehand), a cut by runs only how the products round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from overdepth.lab.groups import Group, make_groups
+from overdepth.lab.objective import Objective, PowerLoss
+from overdepth.lab.problem import Array, Problem
+from overdepth.lab.run import Run
+
+CHECK_EVERY = 64
+"""Diverged runs leave the products at every step divisible by this (and early on at powers of two)."""
+
+BLOCK_BYTES = 16 * 2**20
+"""Predictions are computed in blocks of rows of about this size, so that they stay in the cache."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class SweepState:
+    """All that a sweep needs to go on.
+
+    Attributes:
+        step: Steps done.
+        groups: The live runs.
+        loss: Recorded losses, shape (runs, records), float64, NaN where not recorded yet or diverged.
+        diverged_at: Per run the first step after which its weight was not finite; -1 if there was none.
+        run_steps: Steps computed so far, summed over the runs that were finite after them.
+    """
+
+    step: int
+    groups: list[Group]
+    loss: Array
+    diverged_at: np.ndarray[tuple[int], np.dtype[np.int64]]
+    run_steps: int = 0
+
+    @property
+    def live(self) -> int:
+        """Number of runs that still take part."""
+        return sum(len(group.index) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a sweep share.
+
+    Attributes:
+        steps: Number of steps T.
+        record_every: The loss is recorded at step 0, every so many steps, and at the last one.
+        dtype: Of the training; losses are recorded in float64 whatever it is.
+        batch_size: Rows of a minibatch, drawn without replacement within an epoch, the same for all runs; None: all.
+        batch_seed: Seed of the minibatches.
+    """
+
+    steps: int
+    record_every: int = 100
+    dtype: torch.dtype = torch.float32
+    batch_size: int | None = None
+    batch_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "record_every", "batch_size"):
+            value = getattr(self, name)
+            if name == "batch_size" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected an integer >= 1.")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype is {self.dtype}, expected torch.float32 or torch.float64.")
+
+    @property
+    def recorded_steps(self) -> list[int]:
+        """0, record_every, 2 * record_every, ..., and the last step."""
+        regular = list(range(0, self.steps + 1, self.record_every))
+        return regular if regular[-1] == self.steps else [*regular, self.steps]
+
+
+@dataclass
+class Engine:
+    """A sweep's problem, runs, objective and settings, and what is computed from them once.
+
+    Raises:
+        ValueError: If there are no runs, or the problem's targets do not suit the objective.
+    """
+
+    problem: Problem
+    runs: Sequence[Run]
+    objective: Objective
+    settings: Settings
+    _constants: Tensor = field(init=False)
+    _design: Tensor = field(init=False)
+    _targets: Tensor = field(init=False)
+    _gram: Tensor | None = field(init=False)
+    _exact: tuple[Tensor, Tensor, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("runs is empty, expected at least one Run.")
+        batch = self.settings.batch_size
+        if batch is not None and batch > self.problem.m:
+            raise ValueError(f"batch_size is {batch}, but the problem has only {self.problem.m} examples.")
+        design, constants = self.objective.design(self.problem)
+        quadratic = isinstance(self.objective, PowerLoss) and self.objective.p == 2
+        exact = design
+        if quadratic and design.shape[0] > design.shape[1]:
+            exact = np.asarray(
+                np.linalg.qr(design, mode="r")
+            )  # same Gram matrix, so the same sum of squares, from few rows
+        dtype = self.settings.dtype
+        targets = torch.from_numpy(np.ascontiguousarray(self.problem.Y.T))
+        self._exact = (torch.from_numpy(exact), torch.from_numpy(constants), targets)
+        self._constants = torch.from_numpy(constants).to(dtype)
+        self._design = torch.from_numpy(design).to(dtype)
+        self._targets = targets.to(dtype)
+        self._gram = None
+        if quadratic and batch is None:
+            gram = design.T @ design[:, : self.problem.d] / self.problem.m
+            self._gram = torch.from_numpy(gram).to(dtype)
+
+    def start(self) -> SweepState:
+        """The state before the first step, with the initial losses recorded."""
+        records = len(self.settings.recorded_steps)
+        groups = make_groups(self.runs, self.problem.k, self.problem.d, self.settings.dtype)
+        state = SweepState(
+            step=0,
+            groups=groups,
+            loss=np.full((len(self.runs), records), np.nan),
+            diverged_at=np.full(len(self.runs), -1, dtype=np.int64),
+        )
+        self._record(state, self._stacked(state))
+        return state
+
+    def advance(self, state: SweepState, until: int | None = None, progress: Progress | None = None) -> SweepState:
+        """Takes ``state`` to step ``until`` (default: the last), in place.
+
+        Args:
+            state: From :meth:`start` or an earlier call.
+            until: Step to stop at, at most the settings' ``steps``.
+            progress: Called now and then with the step reached and the number of live runs.
+
+        Returns:
+            The same object.
+        """
+        until = self.settings.steps if until is None else min(until, self.settings.steps)
+        recorded = set(self.settings.recorded_steps)
+        weights = self._stacked(state)
+        while state.step < until:
+            if not state.groups:
+                state.step = until
+                break
+            first = state.step
+            last = min(until, self._next_check(first))
+            trace = self._span(state, weights, last)
+            self._notice_divergence(state, trace, first)
+            if last == self._next_check(first) and self._drop_diverged(state):
+                weights = self._stacked(state)
+            if last in recorded:
+                self._record(state, weights)
+            if progress is not None:
+                progress(state.step, state.live)
+        return state
+
+    def _next_check(self, step: int) -> int:
+        """The next step at which diverged runs may leave or losses are recorded: the same whatever the cuts."""
+        checks = [(step // CHECK_EVERY + 1) * CHECK_EVERY, self.settings.steps]
+        checks.append((step // self.settings.record_every + 1) * self.settings.record_every)
+        if step < CHECK_EVERY:
+            checks.append(1 << step.bit_length())
+        return min(checks)
+
+    def _stacked(self, state: SweepState) -> Tensor:
+        """C = [W_e, constants] of all live runs, shape (runs, k, d + e)."""
+        k, d = self.problem.k, self.problem.d
+        weights = torch.empty(state.live, k, d + self._constants.shape[1], dtype=self.settings.dtype)
+        weights[:, :, d:] = self._constants
+        for group, rows in _rows(state):
+            group.write(weights[rows, :, :d])
+        return weights
+
+    def _span(self, state: SweepState, weights: Tensor, last: int) -> Tensor:
+        """Steps up to ``last``; returns per step and run a number that is finite as long as the weight is."""
+        d, live = self.problem.d, weights.shape[0]
+        grad = torch.empty(live, self.problem.k, d, dtype=weights.dtype)
+        flat = weights.view(live, -1)
+        ones = torch.ones(flat.shape[1], dtype=weights.dtype)
+        trace = torch.empty(last - state.step, live, dtype=weights.dtype)
+        views = [(group, grad[rows], weights[rows, :, :d]) for group, rows in _rows(state)]
+        buffer = torch.empty(0, dtype=weights.dtype)
+        for row in trace:
+            if self._gram is not None:
+                torch.mm(weights.view(-1, weights.shape[2]), self._gram, out=grad.view(-1, d))
+            else:
+                buffer = self._gradient(weights, grad, buffer, state.step)
+            for group, own_grad, own_weight in views:
+                group.step(own_grad)
+                group.write(own_weight)
+            torch.mv(flat, ones, out=row)
+            state.step += 1
+        return trace
+
+    def _gradient(self, weights: Tensor, grad: Tensor, buffer: Tensor, step: int) -> Tensor:
+        """The gradients at ``weights`` into ``grad``, over blocks of rows; returns the buffer for the next call."""
+        design, targets = self._design, self._targets
+        if self.settings.batch_size is not None:
+            rows = self._batch(step)
+            design, targets = design[rows], targets[:, rows]
+        m, (live, k, _) = design.shape[0], weights.shape
+        block = min(m, max(256, BLOCK_BYTES // (live * k * weights.element_size())))
+        if buffer.numel() != live * k * block:
+            buffer = torch.empty(live * k * block, dtype=weights.dtype)
+        flat, flat_grad = weights.view(live * k, -1), grad.view(live * k, -1)
+        for start in range(0, m, block):
+            part = design[start : start + block]
+            predictions = buffer[: live * k * part.shape[0]].view(live * k, part.shape[0])
+            torch.mm(flat, part.t(), out=predictions)
+            self.objective.derivative_(predictions.view(live, k, -1), targets[:, start : start + block])
+            features = part[:, : self.problem.d]
+            torch.addmm(flat_grad, predictions, features, beta=float(start > 0), alpha=1.0 / m, out=flat_grad)
+        return buffer
+
+    def _batch(self, step: int) -> Tensor:
+        """Rows of the step's minibatch: a function of the seed and the step alone."""
+        size = self.settings.batch_size or self.problem.m
+        per_epoch = self.problem.m // size  # what is left over of an epoch is skipped
+        epoch, position = divmod(step, per_epoch)
+        generator = torch.Generator().manual_seed((self.settings.batch_seed << 32) + epoch)
+        order = torch.randperm(self.problem.m, generator=generator)
+        return order[position * size : (position + 1) * size]
+
+    def _notice_divergence(self, state: SweepState, trace: Tensor, first: int) -> None:
+        index = torch.cat([group.index for group in state.groups]).numpy()
+        bad = ~torch.isfinite(trace).numpy()
+        diverged = bad.any(axis=0)
+        finite_steps = np.where(diverged, bad.argmax(axis=0), len(bad))
+        known = state.diverged_at[index] >= 0
+        state.run_steps += int(finite_steps[~known].sum())
+        fresh = diverged & ~known
+        state.diverged_at[index[fresh]] = first + 1 + finite_steps[fresh]
+
+    def _drop_diverged(self, state: SweepState) -> bool:
+        dropped = False
+        for group in state.groups:
+            rows = torch.from_numpy(np.flatnonzero(state.diverged_at[group.index.numpy()] < 0))
+            if len(rows) < len(group.index):
+                group.keep(rows)
+                dropped = True
+        state.groups = [group for group in state.groups if len(group.index)]
+        return dropped
+
+    def _record(self, state: SweepState, weights: Tensor) -> None:
+        """The live runs' losses at this step, in float64, over runs in blocks that bound the memory."""
+        if not state.groups:
+            return
+        design, constants, targets = self._exact
+        column = self.settings.recorded_steps.index(state.step)
+        index = torch.cat([group.index for group in state.groups]).numpy()
+        block = max(1, BLOCK_BYTES // (8 * design.shape[0] * self.problem.k))
+        losses = []
+        for part in torch.split(weights[:, :, : self.problem.d], block):
+            exact = torch.cat([part.double(), constants.expand(len(part), -1, -1)], dim=2)
+            predictions = (exact.view(-1, exact.shape[2]) @ design.t()).view(len(part), self.problem.k, -1)
+            losses.append(self.objective.total(predictions, targets) / self.problem.m)
+        state.loss[index, column] = torch.cat(losses).numpy()
+
+
+def _rows(state: SweepState) -> list[tuple[Group, slice]]:
+    """The groups with the rows that each has in the stacked weights."""
+    stops = np.cumsum([len(group.index) for group in state.groups]).tolist()
+    return [(g, slice(stop - len(g.index), stop)) for g, stop in zip(state.groups, stops, strict=True)]

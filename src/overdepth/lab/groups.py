@@ -1,0 +1,221 @@
+"""Groups: the weights of many runs of one architecture, stepped together.
+
+A group holds the state of its runs in a few batched tensors, writes their end-to-end weights where the engine wants
+them, and turns the gradients at these weights into one step of every run. Row r of every tensor belongs to run
+``index[r]`` of the sweep. State in, state out: :meth:`Group.state` and the constructor's tensors are the whole of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from overdepth.chain import product
+from overdepth.lab.run import Run
+from overdepth.rule import SingleOutputCoefficients, end_to_end_update, single_output_coefficients, single_output_update
+
+
+class Group(ABC):
+    """Runs that share their architecture and method."""
+
+    tensors: tuple[str, ...]  # names of the attributes that hold one row a run
+    index: Tensor  # (runs,), rows of the sweep's table
+
+    @abstractmethod
+    def write(self, out: Tensor) -> None:
+        """Writes the end-to-end weights into ``out``, shape (runs, k, d). Every step needs a write before it."""
+
+    @abstractmethod
+    def step(self, grad: Tensor) -> None:
+        """One step of every run; ``grad``, shape (runs, k, d), may be overwritten."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all runs but those at ``rows``."""
+        for name in ("index", *self.tensors):
+            setattr(self, name, getattr(self, name)[rows].contiguous())
+
+    def state(self) -> dict[str, Tensor]:
+        """The group's tensors by name, one row a run."""
+        return {name: getattr(self, name) for name in ("index", *self.tensors)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over tensors that :meth:`state` gave."""
+        for name in ("index", *self.tensors):
+            setattr(self, name, state[name].clone())
+
+
+class ScalarChain(Group):
+    """Gradient descent, single output, hidden width 1: a vector times scalars.
+
+    Depths are mixed in one group: a shallower run has scalars 1 that stay so (their learning rate is 0). W_e = c v
+    with c the product of the scalars s_j, so that with q = <v, G> the gradients are c G and q prod_{i != j} s_i.
+    """
+
+    tensors = ("vector", "scalars", "lr", "scalar_lr", "decay", "scalar_decay")
+
+    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+        self.index = index
+        dtype = factors[0][0].dtype
+        extra = max(len(f) for f in factors) - 1
+        self.vector = torch.stack([f[0][0] for f in factors])
+        self.scalars = torch.ones(len(runs), extra, dtype=dtype)
+        self.scalar_lr = torch.zeros(len(runs), extra, dtype=dtype)
+        self.scalar_decay = torch.ones(len(runs), extra, dtype=dtype)
+        self.lr = _column([run.lr for run in runs], dtype)
+        self.decay = _column([1 - run.lr * run.weight_decay for run in runs], dtype)
+        for r, (run, chain) in enumerate(zip(runs, factors, strict=True)):
+            for j, factor in enumerate(chain[1:]):
+                self.scalars[r, j] = factor[0, 0]
+                self.scalar_lr[r, j] = run.lr
+                self.scalar_decay[r, j] = 1 - run.lr * run.weight_decay
+        self._has_decay = any(run.weight_decay for run in runs)
+        others = [[i for i in range(extra) if i != j] for j in range(extra)]
+        self._others = torch.tensor(others, dtype=torch.long).reshape(extra, max(extra - 1, 0))
+        self._scale = torch.empty(0, dtype=dtype)
+
+    @override
+    def write(self, out: Tensor) -> None:
+        self._scale = self.scalars.prod(dim=1, keepdim=True)
+        torch.mul(self.vector, self._scale, out=out[:, 0])
+
+    @override
+    def step(self, grad: Tensor) -> None:
+        g, scalars = grad[:, 0], self.scalars
+        inner = torch.linalg.vecdot(self.vector, g)[:, None]
+        rest = scalars[:, self._others].prod(dim=2)  # an empty product is 1
+        if self._has_decay:
+            self.vector.mul_(self.decay)
+            scalars.mul_(self.scalar_decay)
+        self.vector.addcmul_(g, self._scale.mul_(self.lr), value=-1)
+        scalars.addcmul_(rest.mul_(self.scalar_lr), inner, value=-1)
+
+
+class MatrixChain(Group):
+    """Gradient descent on factors of one depth and width, any number of outputs, as batched matrix products.
+
+    With L_j = W_N ... W_{j+1} and R_1 = G, R_{j+1} = R_j W_j^T, the gradient of W_j is L_j^T R_j: every intermediate
+    has k rows, so that wide hidden layers cost little where outputs are few.
+    """
+
+    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+        self.index = index
+        dtype = factors[0][0].dtype
+        self.depth = len(factors[0])
+        self.tensors = ("lr", "decay", *(f"factor{j}" for j in range(self.depth)))
+        self._above: list[Tensor] = []
+        for j in range(self.depth):
+            setattr(self, f"factor{j}", torch.stack([f[j] for f in factors]))
+        self.lr = _column([run.lr for run in runs], dtype)[:, :, None]
+        self.decay = _column([1 - run.lr * run.weight_decay for run in runs], dtype)[:, :, None]
+        self._has_decay = any(run.weight_decay for run in runs)
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """W_1, ..., W_N of all runs, shapes (runs, n_j, n_{j-1})."""
+        return [getattr(self, f"factor{j}") for j in range(self.depth)]
+
+    @override
+    def write(self, out: Tensor) -> None:
+        *lower, last = self.factors
+        above = [last] if lower else []
+        for factor in reversed(lower[1:]):
+            above.append(torch.bmm(above[-1], factor))
+        self._above = above[::-1]  # L_1, ..., L_{N-1}; the next step needs them too
+        if lower:
+            torch.bmm(self._above[0], lower[0], out=out)
+        else:
+            out.copy_(last)
+
+    @override
+    def step(self, grad: Tensor) -> None:
+        factors, above = self.factors, self._above
+        below = [grad.mul_(-self.lr)]
+        for factor in factors[:-1]:
+            below.append(torch.bmm(below[-1], factor.mT))
+        if self._has_decay:  # the gradients are those of the old factors, one of which `above` ends with
+            above = [left.clone() for left in above]
+            for factor in factors:
+                factor.mul_(self.decay)
+        for factor, left, right in zip(factors[:-1], above, below[:-1], strict=True):
+            factor.baddbmm_(left.mT, right)
+        factors[-1].add_(below[-1])
+
+
+class EndToEnd(Group):
+    """The end-to-end rule on single layers: Claim 2 (one output, any mix of depths) or Theorem 1 (one depth)."""
+
+    tensors = ("weight", "lr", "decay", "power", "across", "along")
+
+    def __init__(self, index: Tensor, runs: Sequence[Run], weights: Sequence[Tensor]) -> None:
+        self.index = index
+        dtype = weights[0].dtype
+        self.depth = runs[0].depth
+        self.weight = torch.stack(list(weights))
+        self.lr = _column([run.lr for run in runs], dtype)[:, :, None]
+        times = [1.0 if run.depth == float("inf") else run.depth for run in runs]
+        decay = [(1 - run.lr * run.weight_decay) ** n for run, n in zip(runs, times, strict=True)]
+        self.decay = _column(decay, dtype)[:, :, None]
+        self._has_decay = any(run.weight_decay for run in runs)
+        coefficients = [single_output_coefficients(run.depth) for run in runs]
+        self.power, self.across, self.along = (
+            _column([float(c[i]) for c in coefficients], dtype)[:, :, None] for i in range(3)
+        )
+
+    @override
+    def write(self, out: Tensor) -> None:
+        out.copy_(self.weight)
+
+    @override
+    def step(self, grad: Tensor) -> None:
+        if min(grad.shape[-2:]) == 1:
+            coefficients = SingleOutputCoefficients(self.power, self.across, self.along)
+            update = single_output_update(self.weight, grad, coefficients)
+        else:
+            update = _update_matrices(self.weight, grad, self.depth)
+        if self._has_decay:
+            self.weight.mul_(self.decay)
+        self.weight.addcmul_(update, self.lr, value=-1)
+
+
+def _update_matrices(weight: Tensor, grad: Tensor, depth: float) -> Tensor:
+    """The rule for a batch in which runs may just have diverged: these stay so, the decomposition never sees them."""
+    finite = (torch.isfinite(weight) & torch.isfinite(grad)).all(dim=-1).all(dim=-1)[:, None, None]
+    safe_weight, safe_grad = torch.where(finite, weight, 0.0), torch.where(finite, grad, 0.0)
+    update = end_to_end_update(safe_weight, safe_grad, depth, check_finite=False, allow_frozen_directions=True)
+    return torch.where(finite, update, torch.nan)
+
+
+def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list[Group]:
+    """Sorts runs into as few groups as their architectures allow, each with its initial factors."""
+    members: dict[tuple[object, ...], list[int]] = {}
+    for i, run in enumerate(runs):
+        members.setdefault(_architecture(run, k, d), []).append(i)
+    groups: list[Group] = []
+    for (kind, *_), rows in members.items():
+        index = torch.tensor(rows)
+        chosen = [runs[i] for i in rows]
+        starts = [run.start(k, d) for run in chosen]
+        factors = [[f.to(dtype) for f in start] for start in starts]
+        if kind == "end_to_end":
+            groups.append(EndToEnd(index, chosen, [product(start).to(dtype) for start in starts]))
+        elif kind == "scalar":
+            groups.append(ScalarChain(index, chosen, factors))
+        else:
+            groups.append(MatrixChain(index, chosen, factors))
+    return groups
+
+
+def _architecture(run: Run, k: int, d: int) -> tuple[object, ...]:
+    if run.method == "end_to_end":
+        return ("end_to_end", None if min(k, d) == 1 else run.depth)
+    if k == 1 and (run.width == 1 or run.depth == 1):
+        return ("scalar",)
+    return ("matrix", run.depth, run.width if run.depth > 1 else None)
+
+
+def _column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype)[:, None]

@@ -1,0 +1,124 @@
+"""Sweeps: many runs on one problem, the result as one labelled data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+import overdepth
+from overdepth.lab.cache import Finished, RunCache
+from overdepth.lab.engine import Engine, Progress, Settings
+from overdepth.lab.objective import objective as objective_by_name
+from overdepth.lab.optimum import optimal_loss
+from overdepth.lab.problem import Problem
+from overdepth.lab.run import RUN_FIELDS, Run
+
+
+def sweep(
+    problem: Problem,
+    runs: Sequence[Run],
+    *,
+    objective: str = "l4",
+    steps: int,
+    record_every: int = 100,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
+    batch_seed: int = 0,
+    cache: RunCache | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Trains linear networks, all at once, and returns their losses.
+
+    The loss is (1/m) sum_i (1/p) (prediction_i - y_i)^p for ``l<p>``, summed over outputs. Time grows linearly in
+    runs and steps once the runs fill the matrix products (from about 60 runs on; below, a step costs nearly the
+    same for fewer runs). Memory is that of the data, in float64 and in ``dtype``, and about 20 MB.
+
+    Args:
+        problem: The data.
+        runs: Settings of each run, from :class:`Run` or :func:`grid`.
+        objective: ``l2``, ``l4``, any even ``l<p>``, ``logistic`` or ``cross_entropy``.
+        steps: Gradient steps T.
+        record_every: The loss is recorded, in float64, at step 0, every so many steps, and at the last one.
+        dtype: Of the training, torch.float32 or torch.float64.
+        batch_size: Rows of a minibatch, the same ones for all runs (common random numbers); default: all rows.
+        batch_seed: Seed of the minibatches.
+        cache: Where finished runs are looked up and kept; default: nowhere.
+        progress: Called now and then with the step reached and the number of live runs.
+
+    Returns:
+        A data set with dimensions ``run`` and ``step``; a coordinate on ``run`` for every field of :class:`Run`
+        (``norm`` is NaN where None) and for ``objective``; and the variables ``loss(run, step)``, NaN from the
+        divergence on; ``optimal_loss(run)``, an infimum where ``optimal_loss.attrs["attained"]`` is 0; and
+        ``diverged_at(run)``, the first step after which the weight was not finite, NaN if there is none.
+
+    Raises:
+        ValueError: If a setting is out of its range, or the problem's targets do not suit the objective.
+
+    Example:
+        >>> import overdepth as od
+        >>> problem = od.lab.load_problem("breast-cancer")
+        >>> result = od.lab.sweep(problem, od.lab.grid(depth=[1, 2], lr=[1e-3, 1e-2]), objective="l2", steps=200)
+        >>> result.loss.sizes
+        Frozen({'run': 4, 'step': 3})
+        >>> bool((result.loss.isel(step=-1) < result.loss.isel(step=0)).all())
+        True
+    """
+    loss = objective_by_name(objective)
+    settings = Settings(steps, record_every, dtype, batch_size, batch_seed)
+    if not runs:
+        raise ValueError("runs is empty, expected at least one Run.")
+    keys = [cache.key(problem, objective, run, settings) for run in runs] if cache else [""] * len(runs)
+    finished = [cache.get(key) if cache else None for key in keys]
+    missing = [i for i, found in enumerate(finished) if found is None]
+    began = time.perf_counter()
+    if missing:
+        engine = Engine(problem, [runs[i] for i in missing], loss, settings)
+        state = engine.advance(engine.start(), progress=progress)
+        for row, i in enumerate(missing):
+            finished[i] = Finished(state.loss[row], int(state.diverged_at[row]))
+        if cache:
+            cache.put([keys[i] for i in missing], [found for i in missing if (found := finished[i])])
+    seconds = time.perf_counter() - began
+    data = _dataset(problem, runs, loss.name, settings, [found for found in finished if found])
+    optimum = optimal_loss(problem, loss)
+    data["optimal_loss"] = ("run", np.full(len(runs), optimum.value))
+    data["optimal_loss"].attrs = {"long_name": "optimal loss of a linear model", "attained": int(optimum.attained)}
+    data.attrs.update(runs_computed=len(missing), seconds=seconds)
+    return data
+
+
+def _dataset(
+    problem: Problem, runs: Sequence[Run], objective: str, settings: Settings, finished: Sequence[Finished]
+) -> xr.Dataset:
+    diverged = np.array([run.diverged_at for run in finished], dtype=np.float64)
+    diverged[diverged < 0] = np.nan
+    columns: dict[str, list[object]] = {name: [getattr(run, name) for run in runs] for name in RUN_FIELDS}
+    columns["depth"] = [float(run.depth) for run in runs]
+    columns["norm"] = [np.nan if run.norm is None else run.norm for run in runs]
+    columns["objective"] = [objective] * len(runs)
+    return xr.Dataset(
+        {
+            "loss": (("run", "step"), np.stack([run.loss for run in finished]), {"long_name": "training loss"}),
+            "diverged_at": ("run", diverged, {"long_name": "first step after which the weight was not finite"}),
+        },
+        coords={
+            "run": np.arange(len(runs)),
+            "step": settings.recorded_steps,
+            **{name: ("run", np.array(values)) for name, values in columns.items()},
+        },
+        attrs={
+            "problem": problem.name,
+            "scaling": problem.scaling,
+            "source": problem.source,
+            "checksum": problem.checksum,
+            "steps": settings.steps,
+            "dtype": str(settings.dtype).removeprefix("torch."),
+            "batch_size": settings.batch_size or problem.m,
+            "overdepth_version": overdepth.__version__,
+            "torch_version": str(torch.__version__),
+        },
+    )

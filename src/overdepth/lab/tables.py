@@ -1,0 +1,99 @@
+"""Problems from the user's own file: ``.csv``, ``.npz`` or ``.parquet`` with the target column named."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from overdepth.lab.problem import Problem
+
+
+def load(path: Path, target: str | Sequence[str] | None) -> Problem:
+    """Reads a table and splits it into features and targets, unscaled.
+
+    Raises:
+        ValueError: If the file is missing, unreadable or not numeric, or the target is not named or unknown.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; check the path.")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give the path of a {', '.join(READERS)} file.")
+    frame = READERS[path.suffix.lower()](path)
+    if frame.shape[0] == 0 or frame.shape[1] < 2:
+        raise ValueError(f"{path} has {frame.shape[0]} rows and {frame.shape[1]} columns, expected >= 1 and >= 2.")
+    columns = [str(c) for c in frame.columns]
+    shown = ", ".join(columns[:10]) + (", ..." if len(columns) > 10 else "")
+    if target is None:
+        raise ValueError(f"{path}: name the target column; the columns are {shown}.")
+    targets = [target] if isinstance(target, str) else list(target)
+    for name in targets:
+        if name not in columns:
+            raise ValueError(f"{path}: has no column {name!r}; the columns are {shown}.")
+    features = [c for c in columns if c not in targets]
+    if not features:
+        raise ValueError(f"{path}: every column is a target; leave at least one as a feature.")
+    frame.columns = pd.Index(columns)
+    for column in columns:
+        _check_numeric(path, frame[column])
+    return Problem(
+        frame[features].to_numpy(dtype=np.float64),
+        frame[targets].to_numpy(dtype=np.float64),
+        name=path.stem,
+        feature_names=tuple(features),
+        target_names=tuple(targets),
+        source=str(path),
+    )
+
+
+def _check_numeric(path: Path, column: pd.Series[float]) -> None:
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    if bad.any() or not pd.api.types.is_numeric_dtype(column):
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{path}: column {str(column.name)!r} has {column.iloc[row]!r} in data row {row + 1}, expected finite "
+            f"numbers; drop the column or fill the gap."
+        )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable CSV file ({' '.join(str(error).split())}).") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise ValueError(f"{path} is truncated or no Parquet file; replace it by a good copy.") from error
+
+
+def _read_npz(path: Path) -> pd.DataFrame:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise ValueError("a single array")
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is truncated or no .npz file of plain arrays; replace it by a good copy.") from error
+    columns: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            columns[name] = array
+        elif array.ndim == 2:
+            columns.update({f"{name}[{i}]": array[:, i] for i in range(array.shape[1])})
+        else:
+            raise ValueError(f"{path}: array {name!r} has shape {array.shape}, expected one or two dimensions.")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{path}: arrays differ in their number of rows ({lengths}); they must share it.")
+    return pd.DataFrame(columns)
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}
