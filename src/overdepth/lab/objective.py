@@ -65,12 +65,13 @@ class PowerLoss(Objective):
         if self.p == 4:
             predictions.pow_(3)  # a special case of torch's, one pass over memory
         elif self.p > 2:
-            even = _even_power(predictions, self.p - 2)
-            predictions.mul_(even)
+            predictions.mul_(_power(predictions, self.p - 2))
 
     @override
     def total(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return _even_power(predictions, self.p).sum(dim=(-2, -1)).div_(self.p)
+        half = _power(predictions, self.p // 2).flatten(1)
+        squares: Tensor = torch.linalg.vecdot(half, half)
+        return squares.div_(self.p)
 
 
 class Logistic(Objective):
@@ -146,15 +147,10 @@ def objective(name: str) -> Objective:
     raise ValueError(f"objective is {name!r}, expected l2, l4 or another even l<p>, logistic, or cross_entropy.")
 
 
-def _even_power(base: Tensor, exponent: int) -> Tensor:
+def _power(base: Tensor, exponent: int) -> Tensor:
     """base^exponent by repeated squaring: torch's general power is a hundred times slower."""
-    square = base * base
-    result = None
-    half = exponent // 2
-    while half:
-        if half & 1:
-            result = square.clone() if result is None else result.mul_(square)
-        half >>= 1
-        if half:
-            square.mul_(square)
-    return torch.ones_like(base) if result is None else result
+    if exponent == 1:
+        return base
+    root = _power(base, exponent // 2)
+    square = root * root
+    return square.mul_(base) if exponent % 2 else square

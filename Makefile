@@ -1,0 +1,38 @@
+# Two commands do everything from a bare clone: `make reproduce` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lint types unit benchmark clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+reproduce: $(VENV)/.installed  ## Figures 2 and 3 on the embedded data set: report/index.html.
+	$(BIN)/overdepth reproduce fig2 fig3 --data breast-cancer --seeds 3 --out report
+
+test: lint types unit  ## Everything that CI checks.
+
+lint: $(VENV)/.installed  ## Style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed  ## Strict types.
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed  ## Tests and docstring examples.
+	$(BIN)/pytest -q
+
+benchmark: $(VENV)/.installed  ## The speed targets, as ratios taken in one process.
+	$(BIN)/python benchmarks/sweep.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("overdepth needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## Remove the environment and what tools left behind.
+	rm -rf $(VENV) build dist report .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,183 @@
+"""The sweep engine against the machine's matrix-multiply peak, and against a plain autograd loop over the runs.
+
+    OVERDEPTH_DATA=path/to/data python benchmarks/sweep.py [--data ethanol] [--steps 3000] [--rounds 5]
+
+The sweep is the one behind Figure 3: depths 1, 2, 3 x 10 learning rates x 5 seeds, hidden width 1, float32. Floating-
+point operations are counted as 4 m d for each run and step after which the run was still finite; everything else the
+engine does (chain rule, updates, recording the losses in float64 every 100 steps, dropping diverged runs) counts as
+overhead. Peak and sweep alternate in one process, and the median over rounds is reported: the machine's clock drifts.
+
+The loop is the usual one: for each run a torch.nn.Sequential of bias-free torch.nn.Linear, backward(), torch.optim.SGD.
+A few steps of one run a depth are timed and extrapolated. ``loop_speedup`` is for all runs and steps, which such a loop
+computes whether runs diverged or not; ``loop_speedup_live`` charges it only for the run-steps that the engine computed.
+
+The last line is one line of JSON. Without the Ethanol set, an equally large random problem stands in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from overdepth.lab import Problem, Run, grid, load_problem, objective
+from overdepth.lab.engine import Engine, Settings
+from overdepth.paper.item import LEARNING_RATES
+
+T = TypeVar("T")
+
+GEMM_SIZE = 2048
+LOOP_STEPS = 40
+
+
+def main() -> None:
+    """Runs the benchmark and prints its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="ethanol")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    problem = _problem(options.data)
+    runs = grid(depth=[1, 2, 3], lr=LEARNING_RATES, seed=range(5))
+    figures: dict[str, object] = {
+        "benchmark": "sweep",
+        "data": problem.name,
+        "m": problem.m,
+        "d": problem.d,
+        "runs": len(runs),
+        "steps": options.steps,
+        "torch": str(torch.__version__),
+        "machine": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+    for name in ("l4", "l2"):
+        figures[name] = _measure(problem, runs, name, options.steps, options.rounds)
+    print(json.dumps(figures))
+
+
+def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: int) -> dict[str, float]:
+    engine = Engine(problem, runs, objective(name), Settings(steps=steps))
+    gemm = _gemm()
+    loop = _loop(problem, engine.runs, name)
+    peaks, sweeps, loop_times = [], [], []
+    resident = _reset_peak_memory()
+    state = engine.advance(engine.start())
+    memory = _peak_memory() - resident
+    for _ in range(rounds):
+        peaks.append(2 * GEMM_SIZE**3 / _seconds(gemm))
+        state, seconds = _timed(lambda: engine.advance(engine.start()))
+        sweeps.append(seconds)
+        loop_times.append(loop())
+    flops = 4.0 * problem.m * problem.d * state.run_steps
+    fractions = [flops / seconds / peak for seconds, peak in zip(sweeps, peaks, strict=True)]
+    speedups = [each * len(runs) * steps / seconds for each, seconds in zip(loop_times, sweeps, strict=True)]
+    figures = {
+        "peak_gflops": statistics.median(peaks) / 1e9,
+        "microseconds_per_step": statistics.median(sweeps) / steps * 1e6,
+        "live_runs_at_the_end": state.live,
+        "loop_microseconds_per_run_step": statistics.median(loop_times) * 1e6,
+        "loop_speedup": statistics.median(speedups),
+        "loop_speedup_live": statistics.median(speedups) * state.run_steps / (len(runs) * steps),
+        "peak_memory_growth_mb": memory,
+    }
+    if name != "l2":  # l2 works on Gram matrices: it has no such number of operations
+        figures["gemm_peak_fraction"] = statistics.median(fractions)
+    figures = {key: round(value, 3) for key, value in figures.items()}
+    print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
+    return figures
+
+
+def _loop(problem: Problem, runs: Sequence[Run], name: str) -> Callable[[], float]:
+    """A function that takes ``LOOP_STEPS`` steps of a run of each depth and returns the seconds per run and step."""
+    X = torch.from_numpy(problem.X).float()
+    y = torch.from_numpy(problem.Y).float()
+    power = int(name.removeprefix("l"))
+    chosen = [run for run in runs if run.lr == LEARNING_RATES[0] and run.seed == 0]
+
+    def train(run: Run) -> None:
+        layers = []
+        for factor in run.start(problem.k, problem.d):
+            layer = torch.nn.Linear(factor.shape[1], factor.shape[0], bias=False)
+            layer.weight.data.copy_(factor)
+            layers.append(layer)
+        model = torch.nn.Sequential(*layers)
+        optimizer = torch.optim.SGD(model.parameters(), lr=run.lr)
+        for _ in range(LOOP_STEPS):
+            optimizer.zero_grad()
+            loss = ((model(X) - y) ** power).mean() / power
+            loss.backward()
+            optimizer.step()
+
+    def measure() -> float:
+        _, seconds = _timed(lambda: list(map(train, chosen)))
+        return seconds / (LOOP_STEPS * len(chosen))
+
+    measure()
+    return measure
+
+
+def _reset_peak_memory() -> float:
+    """Resets the peak of the resident memory where the system can, and returns the resident memory in MB."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _peak_memory()
+
+
+def _peak_memory() -> float:
+    """The peak of the resident memory in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _gemm() -> Callable[[], torch.Tensor]:
+    a, b = torch.randn(GEMM_SIZE, GEMM_SIZE), torch.randn(GEMM_SIZE, GEMM_SIZE)
+    out = torch.empty(GEMM_SIZE, GEMM_SIZE)
+    return lambda: torch.mm(a, b, out=out)
+
+
+def _seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """The best of a few calls: the peak is what the machine can do."""
+    return min(_timed(function)[1] for _ in range(repeats))
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    began = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - began
+
+
+def _problem(name: str) -> Problem:
+    try:
+        return load_problem(name)
+    except (ConnectionError, ValueError) as error:
+        print(f"{error} A random problem of Ethanol's size stands in.")
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((2565, 128))
+        return Problem(X, X @ rng.standard_normal((128, 1)) / 11.3 + rng.standard_normal((2565, 1)), name="random")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""``python -m overdepth`` is ``overdepth``."""
+
+import sys
+
+from overdepth.cli import main
+
+sys.exit(main())

@@ -1,0 +1,28 @@
+"""The command line: ``overdepth reproduce ...``.
+
+Exit status: 0 done, 1 failed (or a claim fails under ``--strict``), 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status; errors are one sentence on stderr."""
+    try:
+        from overdepth import commands
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "overdepth":
+            raise
+        message = f"the command line needs {error.name}; install the extra: pip install 'overdepth[lab]'"
+        sys.stderr.write(f"overdepth: {message}.\n")
+        return 2
+    logging.basicConfig(format="overdepth: %(message)s", level=logging.WARNING)
+    return commands.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Figure 2: a single layer under the end-to-end rule against the deep network, and widths against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from overdepth.lab.curves import catch_up, first_step, gaps, ratio_of_times, select
+from overdepth.lab.problem import Problem
+from overdepth.lab.run import Run
+from overdepth.paper.claim import Claim, Setting, Statement
+from overdepth.paper.item import Item, Picture, Plan, start_norm
+from overdepth.paper.picture import Curve, gap_figure
+
+LEARNING_RATE = 1e-3
+WIDE = 100
+RECORD_EVERY = 10
+OBJECTIVES = ("l2", "l4")
+SOURCE = "Arora, Cohen & Hazan 2018, Figure 2"
+LEVELS = (0.5, 0.25, 0.1)
+
+RULE = Statement(
+    id="fig2.rule",
+    source=SOURCE,
+    text="A single layer trained by the end-to-end rule emulates the deep network.",
+    statistic="iterations to 50%, 25% and 10% of the initial gap, network / rule, from the network's own W_e",
+    threshold="all in [0.8, 1.25]",
+    holds=lambda ratio: 0.8 <= ratio <= 1.25,
+)
+RULE_BALANCED = Statement(
+    id="fig2.rule-balanced",
+    source=f"{SOURCE}; balanced start added",
+    text="The same from balanced factors of that W_e, as the rule assumes.",
+    statistic=RULE.statistic,
+    threshold=RULE.threshold,
+    holds=RULE.holds,
+)
+WIDTH = Statement(
+    id="fig2.width",
+    source=SOURCE,
+    text="The width of the hidden layers has a negligible effect.",
+    statistic=f"iterations to 10% of the initial gap, width 1 / width {WIDE}",
+    threshold="in [0.5, 2]",
+    holds=lambda ratio: 0.5 <= ratio <= 2.0,
+)
+DEPTH = Statement(
+    id="fig2.depth",
+    source=SOURCE,
+    text="At the same learning rate the deeper network is faster.",
+    statistic="catch-up C(depth 3 over depth 2) at lr 1e-3",
+    threshold="> 1",
+    holds=lambda ratio: ratio > 1.0,
+)
+
+
+def plans(problem: Problem, seeds: Sequence[int]) -> list[Plan]:
+    """Networks of both widths, the rule from their starts, and the norm-matched and balanced controls."""
+    runs = []
+    for seed in seeds:
+        norm = {n: start_norm(problem, Run(depth=n, seed=seed)) for n in (2, 3)}
+        for depth in (2, 3):
+            for width in (1, WIDE):
+                runs.append(Run(depth=depth, width=width, seed=seed, lr=LEARNING_RATE))
+                runs.append(Run(depth=depth, width=width, seed=seed, lr=LEARNING_RATE, method="end_to_end"))
+            runs.append(Run(depth=depth, width=WIDE, seed=seed, lr=LEARNING_RATE, norm=norm[depth]))
+            runs.append(Run(depth=depth, seed=seed, lr=LEARNING_RATE, init="balanced"))
+        runs.append(Run(depth=3, seed=seed, lr=LEARNING_RATE, norm=norm[2]))
+    return [Plan(objective, runs, RECORD_EVERY) for objective in OBJECTIVES]
+
+
+def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
+    """The verdicts on the rule, the width and the depth."""
+    found: list[Claim] = []
+    for objective in OBJECTIVES:
+        arms = _Arms(data, objective)
+        for depth in (2, 3):
+            where = f"depth {depth}, {objective}"
+            for width in (1, WIDE):
+                ratios = [arms.emulation(seed, depth, width, init="near_zero") for seed in setting.seeds]
+                found.append(RULE.judge(f"{where}, width {width}: network against rule", ratios, setting))
+            ratios = [arms.emulation(seed, depth, 1, init="balanced") for seed in setting.seeds]
+            found.append(RULE_BALANCED.judge(f"{where}: balanced network against rule", ratios, setting))
+            for matched in (False, True):
+                widths = [arms.width_effect(seed, depth, matched=matched) for seed in setting.seeds]
+                note = "Initial W_e of the wide network rescaled to the narrow one's norm. " if matched else ""
+                note += arms.divergence(depth=depth, width=WIDE, norm=np.isfinite if matched else None)
+                what = "width 1 against 100" + (", norm matched" if matched else "")
+                found.append(WIDTH.judge(f"{where}: {what}", widths, setting, note=note))
+        for matched in (False, True):
+            depths = [arms.depth_effect(seed, matched=matched) for seed in setting.seeds]
+            note = "Initial W_e of depth 3 rescaled to depth 2's norm." if matched else ""
+            what = "depth 3 against 2" + (", norm matched" if matched else "")
+            found.append(DEPTH.judge(f"{objective}: {what}", depths, setting, note=note))
+    return found
+
+
+class _Arms:
+    """The gap curves of one objective by what they are called in this figure."""
+
+    def __init__(self, data: xr.Dataset, objective: str) -> None:
+        self.data = select(data, objective=objective)
+        self.steps = data["step"].values
+
+    def curve(self, seed: int, **settings: object) -> np.ndarray:
+        settings = {"method": "gd", "init": "near_zero", "norm": None, **settings}
+        return np.asarray(gaps(select(self.data, seed=seed, **settings))[0])
+
+    def divergence(self, **settings: object) -> str:
+        """A sentence about runs that diverged before the horizon, if any did."""
+        steps = select(self.data, method="gd", init="near_zero", **settings)["diverged_at"].values
+        late = sorted(int(step) for step in steps[np.isfinite(steps)])
+        return f"The wide network diverged at iteration {', '.join(f'{step:,}' for step in late)}." if late else ""
+
+    def _times(self, gap: np.ndarray, levels: Sequence[float]) -> list[float]:
+        return [first_step(gap, self.steps, level * float(gap[0])) for level in levels]
+
+    def emulation(self, seed: int, depth: int, width: int, *, init: str) -> list[float]:
+        """The ratios of times, network / rule."""
+        network = self.curve(seed, depth=depth, width=width, init=init)
+        rule = self.curve(seed, depth=depth, width=width, method="end_to_end")
+        pairs = zip(self._times(network, LEVELS), self._times(rule, LEVELS), strict=True)
+        return [ratio_of_times(a, b, float(self.steps[-1]), 0.8, 1.25) for a, b in pairs]
+
+    def width_effect(self, seed: int, depth: int, *, matched: bool) -> float:
+        """The ratio of times to a tenth of the gap, width 1 / width 100."""
+        curves = (
+            self.curve(seed, depth=depth, width=1),
+            self.curve(seed, depth=depth, width=WIDE, norm=np.isfinite if matched else None),
+        )
+        narrow, wide = (self._times(curve, LEVELS[-1:])[0] for curve in curves)
+        return ratio_of_times(narrow, wide, float(self.steps[-1]), 0.5, 2.0)
+
+    def depth_effect(self, seed: int, *, matched: bool) -> float:
+        """C(depth 3 over depth 2) for width 1."""
+        deep = self.curve(seed, depth=3, width=1, norm=np.isfinite if matched else None)
+        return catch_up(deep, self.curve(seed, depth=2, width=1), self.steps)
+
+
+def pictures(data: xr.Dataset) -> list[Picture]:
+    """Per objective the gaps of networks (solid), the rule (dashed) and balanced networks (dotted)."""
+    shown = []
+    for objective in OBJECTIVES:
+        part = select(data, objective=objective)
+        curves = []
+        for depth in (2, 3):
+            for label, settings, dash, width in (
+                (f"depth {depth}, width 1", {"width": 1, "norm": None}, "solid", 2.5),
+                (f"depth {depth}, width {WIDE}", {"width": WIDE, "norm": None}, "solid", 1.2),
+                (f"depth {depth}, rule from width 1's start", {"width": 1, "method": "end_to_end"}, "dash", 2.5),
+                (
+                    f"depth {depth}, rule from width {WIDE}'s start",
+                    {"width": WIDE, "method": "end_to_end"},
+                    "dash",
+                    1.2,
+                ),
+                (f"depth {depth}, balanced network", {"init": "balanced"}, "dot", 2.5),
+            ):
+                chosen = select(part, depth=depth, **{"method": "gd", "init": "near_zero", **settings})
+                curves.append(Curve(label, gaps(chosen), color=depth, dash=dash, width=width))
+        caption = (
+            f"{objective}: loss minus optimal loss at lr {LEARNING_RATE:g}. Where dashes cover a solid line, the rule "
+            "emulates the network; the median over seeds is drawn, the band spans them."
+        )
+        shown.append(Picture(caption, gap_figure(data["step"].values, curves, title=f"Figure 2, {objective} loss")))
+    return shown
+
+
+ITEM = Item(
+    name="fig2",
+    title="Figure 2: the end-to-end rule against the network",
+    said=(
+        "A single layer trained by the end-to-end rule (Claim 2) reliably emulates the deep linear network.",
+        "The width of the hidden layers has a negligible effect on convergence.",
+    ),
+    ran=(
+        f"Linear networks of depth 2 and 3, width 1 and {WIDE}, near-zero start, lr {LEARNING_RATE:g}, l2 and l4 loss.",
+        "A single layer under the rule for N = 2 and 3 at the same lr, from each network's own initial W_e.",
+        "Controls: balanced factors of that W_e; initial W_e matched in norm between widths, and between depths.",
+    ),
+    plans=plans,
+    claims=claims,
+    pictures=pictures,
+)

@@ -1,0 +1,11 @@
+"""Settings that every test shares."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import settings
+
+settings.register_profile("overdepth", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("overdepth")
+
+torch.set_num_threads(1)  # small matrices: threads that wait for each other only cost time on a busy machine

@@ -1,0 +1,67 @@
+"""Verdicts: the median decides, a short run or an undefined number gives none."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from overdepth.paper.claim import HORIZON, Setting, Statement, number
+
+STATEMENT = Statement("id", "paper", "text", "ratio", "in [0.8, 1.25]", lambda ratio: 0.8 <= ratio <= 1.25)
+
+
+def setting(steps: int = HORIZON) -> Setting:
+    return Setting("data", "standard", (0, 1, 2), steps)
+
+
+def test_the_median_over_seeds_decides() -> None:
+    claim = STATEMENT.judge("a against b", [1.0, 1.1, 9.0], setting())
+    assert (claim.verdict, claim.value, claim.range) == ("holds", 1.1, (1.0, 9.0))
+    assert STATEMENT.judge("a against b", [1.0, 2.0, 9.0], setting()).verdict == "fails"
+
+
+def test_every_one_of_several_numbers_must_hold_and_the_farthest_is_shown() -> None:
+    claim = STATEMENT.judge("a against b", [[1.0, 0.5], [1.1, 0.4], [1.2, 0.6]], setting())
+    assert (claim.verdict, claim.value) == ("fails", 0.5)
+
+
+def test_a_short_run_gives_no_verdict_but_its_number() -> None:
+    claim = STATEMENT.judge("a against b", [1.0, 1.0, 1.0], setting(HORIZON - 1))
+    assert (claim.verdict, claim.value) == ("inconclusive", 1.0)
+    assert "99,999" in claim.note
+
+
+def test_an_undefined_number_gives_no_verdict() -> None:
+    claim = STATEMENT.judge("a against b", [1.0, math.nan, 1.0], setting())
+    assert (claim.verdict, claim.value, claim.range) == ("inconclusive", None, None)
+
+
+def test_zero_is_a_number() -> None:
+    assert STATEMENT.judge("a against b", [0.0], setting()).verdict == "fails"
+
+
+def test_claims_are_valid_json_with_the_fields_of_the_contract() -> None:
+    claim = STATEMENT.judge("a against b", [math.nan], setting(), note="a note")
+    fields = json.loads(json.dumps(claim.to_json(), allow_nan=False))
+    assert list(fields) == [
+        "id",
+        "source",
+        "statement",
+        "comparison",
+        "data",
+        "scaling",
+        "seeds",
+        "statistic",
+        "value",
+        "range",
+        "threshold",
+        "verdict",
+        "note",
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (math.nan, "–"), (1.23456, "1.23"), (0.0, "0")])
+def test_numbers_for_people(value: float | None, shown: str) -> None:
+    assert number(value) == shown

@@ -1,0 +1,70 @@
+"""The report's folder: replaced as a whole or not at all, and only if it is ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from overdepth.paper.folder import MARKER, check_destination, replacing
+
+
+def write(folder: Path, text: str) -> None:
+    with replacing(folder) as fresh:
+        (fresh / "index.html").write_text(text, encoding="utf-8")
+
+
+def leftovers(parent: Path) -> list[str]:
+    return [path.name for path in parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_report_is_written_and_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "report"
+    write(folder, "first")
+    (folder / "stale.nc").write_text("stale", encoding="utf-8")
+    write(folder, "second")
+    assert (folder / "index.html").read_text(encoding="utf-8") == "second"
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "index.html"]
+    assert leftovers(folder.parent) == []
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    write(tmp_path / "report", "first")
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_failure_leaves_the_old_report_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    write(folder, "first")
+
+    def fail() -> None:
+        with replacing(folder) as fresh:
+            (fresh / "index.html").write_text("second", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (folder / "index.html").read_text(encoding="utf-8") == "first"
+    assert leftovers(tmp_path) == []
+
+
+def test_foreign_files_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds other files; name another folder"):
+        write(tmp_path, "report")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        check_destination(tmp_path / "report")
+    with pytest.raises(ValueError, match="cannot be written below"):
+        check_destination(tmp_path / "report" / "inside")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root, whom no permission stops
+    with pytest.raises(ValueError, match="cannot be written below"):
+        check_destination(tmp_path / "report")
