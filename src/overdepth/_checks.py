@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -22,6 +23,37 @@ def check_depth(depth: object, *, qualified_name: str = "depth", allow_real: boo
     raise ValueError(f"{qualified_name} is {depth!r}, expected {wanted}; depth 1 is the plain model.")
 
 
+def check_size(size: object, qualified_name: str, *, remedy: str = "") -> int:
+    """Returns ``size`` if it is an integer >= 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(size, bool) and isinstance(size, Integral) and int(size) >= 1:
+        return int(size)
+    raise ValueError(f"{qualified_name} is {size!r}, expected an integer >= 1{remedy}.")
+
+
+def check_positive(number: float, qualified_name: str) -> None:
+    """Checks that a number is finite and above 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 < number < math.inf:
+        raise ValueError(f"{qualified_name} is {number!r}, expected a finite number > 0.")
+
+
+def check_dtype(dtype: torch.dtype, name: str) -> None:
+    """Checks that ``dtype`` is a real floating-point type.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"{name} has dtype {dtype}, expected a real floating-point type such as torch.float32.")
+
+
 def check_matrix(tensor: Tensor, name: str) -> None:
     """Checks that ``tensor`` is a floating-point matrix (or a batch of them).
 
@@ -32,10 +64,7 @@ def check_matrix(tensor: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} has shape {shape(tensor)}, expected (..., out, in); give a vector as one row, {name}.unsqueeze(0)."
         )
-    if not tensor.is_floating_point():
-        raise ValueError(
-            f"{name} has dtype {tensor.dtype}, expected a real floating-point type; convert it with {name}.float()."
-        )
+    check_dtype(tensor.dtype, name)
 
 
 def check_factors(factors: Sequence[Tensor]) -> None:
@@ -58,6 +87,12 @@ def check_factors(factors: Sequence[Tensor]) -> None:
         if upper.dtype != lower.dtype:
             raise ValueError(
                 f"factors[{j + 1}] is {upper.dtype} and factors[{j}] is {lower.dtype}; convert them to one dtype."
+            )
+        batches = zip(reversed(lower.shape[:-2]), reversed(upper.shape[:-2]), strict=False)
+        if any(a != b and 1 not in (a, b) for a, b in batches):
+            raise ValueError(
+                f"factors[{j + 1}] of shape {shape(upper)} and factors[{j}] of shape {shape(lower)} have leading "
+                f"(batch) dimensions that do not broadcast."
             )
 
 

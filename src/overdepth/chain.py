@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_factors, check_matrix, shape
+from overdepth._checks import check_depth, check_factors, check_matrix, check_size, shape, working_dtype
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -74,7 +73,9 @@ def imbalance(factors: Sequence[Tensor]) -> list[Tensor]:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Equation 7.
     """
     check_factors(factors)
-    return [upper.mT @ upper - lower @ lower.mT for lower, upper in itertools.pairwise(factors)]
+    dtype = factors[0].dtype
+    wide = [f.to(working_dtype(dtype)) for f in factors]
+    return [(upper.mT @ upper - lower @ lower.mT).to(dtype) for lower, upper in itertools.pairwise(wide)]
 
 
 def balanced_factors(weight: Tensor, depth: int, width: int | None = None) -> list[Tensor]:
@@ -89,7 +90,7 @@ def balanced_factors(weight: Tensor, depth: int, width: int | None = None) -> li
         width: Hidden width n_1 = ... = n_{N-1}. Default: min(k, d), which loses no expressiveness.
 
     Returns:
-        N factors in the order in which they act on the input, in the weight's dtype; depth 1 gives the weight itself.
+        N factors in the order in which they act on the input, in the weight's dtype; depth 1 gives a copy of it.
 
     Raises:
         ValueError: If the weight is no matrix or not finite, depth or width is no integer >= 1, or the width is
@@ -106,14 +107,19 @@ def balanced_factors(weight: Tensor, depth: int, width: int | None = None) -> li
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Section 5 and Appendix A.1.
     """
+    return [f.to(weight.dtype) for f in split(weight, depth, width)]
+
+
+def split(weight: Tensor, depth: int, width: int | None) -> list[Tensor]:
+    """The factors of :func:`balanced_factors` before they are rounded: float64, never the weight's own memory."""
     check_matrix(weight, "weight")
     check_depth(depth)
     small = min(weight.shape[-2:])
     width = check_width(width, default=small)
-    if depth == 1:
-        return [weight]
     if not torch.isfinite(weight).all():
         raise ValueError(f"weight of shape {shape(weight)} has non-finite entries; it cannot be split into factors.")
+    if depth == 1:
+        return [weight.to(torch.float64, copy=True)]
     u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     if width < small:
         rank = int((s > max(weight.shape[-2:]) * torch.finfo(weight.dtype).eps * s[..., :1]).sum(-1).max())
@@ -128,8 +134,7 @@ def balanced_factors(weight: Tensor, depth: int, width: int | None = None) -> li
     root_u = torch.nn.functional.pad(u * root[..., None, :], (0, pad))
     root_vh = torch.nn.functional.pad(root[..., :, None] * vh, (0, 0, 0, pad))
     middle = torch.diag_embed(torch.nn.functional.pad(root, (0, pad)))
-    factors = [root_vh, *(middle.clone() for _ in range(depth - 2)), root_u]
-    return [f.to(weight.dtype) for f in factors]
+    return [root_vh, *(middle.clone() for _ in range(depth - 2)), root_u]
 
 
 def check_width(width: object, *, default: int, qualified_name: str = "width") -> int:
@@ -140,6 +145,4 @@ def check_width(width: object, *, default: int, qualified_name: str = "width") -
     """
     if width is None:
         return default
-    if not isinstance(width, bool) and isinstance(width, Integral) and int(width) >= 1:
-        return int(width)
-    raise ValueError(f"{qualified_name} is {width!r}, expected an integer >= 1, or None for min(out, in).")
+    return check_size(width, qualified_name, remedy=", or None for min(out, in)")

@@ -14,13 +14,14 @@ word               factors                                                      
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_matrix, shape
-from overdepth.chain import balanced_factors, check_width, product
+from overdepth._checks import check_depth, check_dtype, check_positive, check_size, shape
+from overdepth.chain import check_width, product, split
 
 Init = Literal["near_zero", "near_identity", "orthogonal", "balanced", "identity"]
 INITIALIZATIONS: tuple[Init, ...] = get_args(Init)
@@ -77,31 +78,34 @@ def initial_factors(
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Section 8.
     """
     check_depth(depth)
-    small = min(out_features, in_features)
-    if small < 1:
-        raise ValueError(f"out_features and in_features are {out_features} and {in_features}, expected both >= 1.")
-    width = check_width(width, default=small)
+    out_features = check_size(out_features, "out_features")
+    in_features = check_size(in_features, "in_features")
+    width = check_width(width, default=min(out_features, in_features))
+    check_dtype(dtype, "the result")
+    for name, value in (("scale", scale), ("norm", norm)):
+        if value is not None:
+            check_positive(value, name)
     if init not in INITIALIZATIONS:
         raise ValueError(f"init is {init!r}, expected one of {', '.join(INITIALIZATIONS)}.")
-    if not scale > 0:
-        raise ValueError(f"scale is {scale!r}, expected a number > 0.")
     if weight is not None:
-        check_matrix(weight, "weight")
+        check_dtype(weight.dtype, "weight")
         if tuple(weight.shape) != (out_features, in_features):
             raise ValueError(f"weight has shape {shape(weight)}, expected {(out_features, in_features)}.")
         if init not in ("balanced", "identity"):
             raise ValueError(f"init {init!r} draws its factors and would ignore weight; use 'balanced' or 'identity'.")
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"weight of shape {shape(weight)} has non-finite entries; it cannot be held by factors.")
 
     def normal(rows: int, columns: int) -> Tensor:
         return scale * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
 
     dims = [in_features, *[width] * (depth - 1), out_features]
     if init == "identity":
-        kept = normal(out_features, in_features) if weight is None else weight.double()
+        kept = normal(out_features, in_features) if weight is None else weight.to(torch.float64, copy=True)
         factors, holder = _around_identity(kept, depth, width)
         return [f.to(dtype) for f in _rescaled(factors, norm, holder=holder)]
     if init == "balanced" and weight is not None:
-        factors = balanced_factors(weight.double(), depth, width)
+        factors = split(weight, depth, width)
         return [f.to(dtype) for f in _rescaled(factors, norm)]
 
     factors = [normal(rows, columns) for columns, rows in itertools.pairwise(dims)]
@@ -110,7 +114,7 @@ def initial_factors(
     elif init == "orthogonal":
         factors = [scale * _polar(f) for f in factors]
     elif init == "balanced":
-        factors = balanced_factors(product(factors), depth, width)
+        factors = split(product(factors), depth, width)
     return [f.to(dtype) for f in _rescaled(factors, norm)]
 
 
@@ -143,12 +147,12 @@ def _rescaled(factors: list[Tensor], norm: float | None, *, holder: int | None =
     """Gives the product the Frobenius norm ``norm`` by one common factor, or by the ``holder``'s alone."""
     if norm is None:
         return factors
-    if not norm > 0:
-        raise ValueError(f"norm is {norm!r}, expected a number > 0, or None.")
-    current = float(product(factors).norm())
-    if current == 0:
+    sizes = [float(f.norm()) for f in factors]
+    # Of many small factors the product underflows; of as many of norm 1 it does not.
+    direction = float(product([f / max(size, 1e-300) for f, size in zip(factors, sizes, strict=True)]).norm())
+    if direction == 0:
         raise ValueError(f"norm is {norm!r}, but the product of the factors is zero and cannot be rescaled to it.")
-    ratio = norm / current
+    log_ratio = math.log(norm) - math.log(direction) - sum(map(math.log, sizes))
     if holder is not None:
-        return [ratio * f if j == holder else f for j, f in enumerate(factors)]
-    return [ratio ** (1.0 / len(factors)) * f for f in factors]
+        return [math.exp(log_ratio) * f if j == holder else f for j, f in enumerate(factors)]
+    return [math.exp(log_ratio / len(factors)) * f for f in factors]

@@ -10,10 +10,12 @@ which is what depth ``math.inf`` means here.
 
 **Rank tolerance.** a -> a^{1/N} is only Hoelder continuous at 0: rounding noise of relative size 1e-11 in a null
 singular value moves the result by 4e-5 at N = 5. Singular values up to ``rank_rtol`` times the largest are therefore
-taken as zero. The default sits just above the noise that storing a matrix leaves in its null directions: 4 units of
-float32 rounding for float32 and below (the decomposition runs in float64, so only the input's rounding counts; a
-condition number of 1e6 is still resolved), max(k, d) units of float64 rounding for float64. Weights that carry
-larger errors, those of an ODE solver say, deserve a larger tolerance.
+taken as zero. The default sits just above the noise that storing a float32 or float64 matrix leaves in its null
+directions: 4 units of float32 rounding for float32 and below (the decomposition runs in float64, so only the input's
+rounding counts; a condition number of 1e6 is still resolved), max(k, d) units of float64 rounding for float64. A
+bfloat16 weight is taken at its word: rounding to 8 bits gives a matrix full rank, and to undo that would freeze
+directions that training may need. Weights that carry larger errors, those of an ODE solver say, deserve a larger
+tolerance.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_matrix, shape, working_dtype
+from overdepth._checks import check_depth, check_matrix, shape
 
 
 def end_to_end_update(
@@ -60,8 +62,8 @@ def end_to_end_update(
         The preconditioned gradient, shape and dtype of ``grad``.
 
     Raises:
-        ValueError: If shapes do not fit, an entry is not finite, depth < 1, or infinite depth would freeze
-            directions.
+        ValueError: If shapes do not fit, an entry is not finite, depth < 1, ``rank_rtol`` is not in [0, 1), or
+            infinite depth would freeze directions.
 
     Example:
         >>> import torch, overdepth as od
@@ -72,14 +74,13 @@ def end_to_end_update(
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Theorem 1, Claims 1 and 2.
     """
-    _check_arguments(weight, grad, depth, check_finite=check_finite)
+    _check_arguments(weight, grad, depth, check_finite=check_finite, rank_rtol=rank_rtol)
     if depth == 1:
         return grad
     if math.isinf(depth) and not allow_frozen_directions:
         _refuse_frozen_directions(weight, rank_rtol, check_rank=check_finite)
     if min(weight.shape[-2:]) == 1:
-        dtype = working_dtype(torch.promote_types(weight.dtype, grad.dtype))
-        update = single_output_update(weight.to(dtype), grad.to(dtype), single_output_coefficients(depth))
+        update = single_output_update(weight.double(), grad.double(), single_output_coefficients(depth))
     else:
         update = _matrix_update(weight, grad.double(), depth, rank_rtol)
     return update.to(grad.dtype)
@@ -112,7 +113,7 @@ def end_to_end_spectrum(weight: Tensor, depth: float, *, rank_rtol: float | None
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Claim 1.
     """
-    _check_arguments(weight, None, depth, check_finite=True)
+    _check_arguments(weight, None, depth, check_finite=True, rank_rtol=rank_rtol)
     k, d = weight.shape[-2:]
     singular = torch.linalg.svdvals(weight.double())
     singular = _without_noise(singular, _rank_rtol(weight, rank_rtol))
@@ -138,7 +139,10 @@ def single_output_coefficients(depth: float) -> SingleOutputCoefficients:
 
 
 def single_output_update(weight: Tensor, grad: Tensor, coefficients: SingleOutputCoefficients) -> Tensor:
-    """Claim 2 for weights (..., 1, d) or (..., k, 1), unchecked: the kernel of the rule and of the sweep engine."""
+    """Claim 2 for weights (..., 1, d) or (..., k, 1), unchecked: the kernel of the rule and of the sweep engine.
+
+    It computes in the dtype of its arguments, whose range must hold the squares of the weight.
+    """
     power, across, along = coefficients
     norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
     unit = weight / norm.clamp_min(torch.finfo(weight.dtype).tiny)
@@ -167,8 +171,9 @@ def _matrix_update(weight: Tensor, grad: Tensor, depth: float, rank_rtol: float 
 def _smaller_side_svd(weight: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
     """Thin SVD in float64 of (..., k, d), k <= d: U, S, V^T, with noise in S (and its rows of V^T) set to zero.
 
-    Below float64 the eigendecomposition of the k x k Gram matrix is accurate enough and several times faster: in
-    float64 it squares the condition number of a float32 matrix without loss. A float64 matrix leaves no such room.
+    Below float64 the eigendecomposition of the k x k Gram matrix, in float64, is accurate enough and several times
+    faster: it squares the condition number, so that at 1e6 the smallest direction is good to 1e-5 and the update, to
+    which that direction contributes little, to 1e-6. A float64 matrix leaves no such room.
     """
     if weight.dtype == torch.float64:
         u, singular, vh = torch.linalg.svd(weight, full_matrices=False)
@@ -212,9 +217,13 @@ def _rank_rtol(weight: Tensor, rank_rtol: float | None) -> float:
     return 4 * torch.finfo(torch.float32).eps
 
 
-def _check_arguments(weight: Tensor, grad: Tensor | None, depth: float, *, check_finite: bool) -> None:
+def _check_arguments(
+    weight: Tensor, grad: Tensor | None, depth: float, *, check_finite: bool, rank_rtol: float | None
+) -> None:
     check_depth(depth, allow_real=True)
     check_matrix(weight, "weight")
+    if rank_rtol is not None and not 0 <= rank_rtol < 1:
+        raise ValueError(f"rank_rtol is {rank_rtol!r}, expected a number in [0, 1), or None for the default.")
     if grad is not None:
         check_matrix(grad, "grad")
         if grad.shape != weight.shape:

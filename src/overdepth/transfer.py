@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_factors, shape
+from overdepth._checks import check_dtype, check_factors, shape
 
 DENSE_LIMIT = 4096
 
@@ -54,6 +54,7 @@ class TransferOperator:
         Raises:
             ValueError: If the shape does not fit.
         """
+        check_dtype(grad.dtype, "grad")
         if tuple(grad.shape[-2:]) != self.shape:
             raise ValueError(f"grad has shape {shape(grad)}, expected (..., {self.shape[0]}, {self.shape[1]}).")
         wide = grad.double()

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth
+from overdepth._checks import check_depth, check_positive
 from overdepth.chain import check_width
 from overdepth.initialization import INITIALIZATIONS, Init, initial_factors
 
@@ -63,8 +63,8 @@ class Run:
             if value not in allowed:
                 raise ValueError(f"Run.{name} is {value!r}, expected one of {', '.join(allowed)}.")
         for name, number in (("lr", self.lr), ("scale", self.scale), ("norm", self.norm)):
-            if number is not None and not 0 < number < math.inf:
-                raise ValueError(f"Run.{name} is {number!r}, expected a finite number > 0.")
+            if number is not None:
+                check_positive(number, f"Run.{name}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Run.weight_decay is {self.weight_decay!r}, expected a finite number >= 0.")
         if self.seed < 0 or self.seed != int(self.seed):
