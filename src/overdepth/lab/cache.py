@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import platformdirs
 
 import overdepth
 from overdepth.lab.engine import Settings
-from overdepth.lab.problem import Array, Problem
+from overdepth.lab.npz import read_npz
+from overdepth.lab.problem import Array, Problem, checksum
 from overdepth.lab.run import Run
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Finished:
 class RunCache:
     """Finished runs in a folder, one small file each, addressed by everything that decides the result.
 
-    The address is a hash of the data, the scaling, the objective, the run, the shared settings, and the source code
+    The address is a hash of the scaled data, the objective, the run, the shared settings, and the source code
     that computes it. A file that cannot be read counts as absent; nothing in a file is executed. Runs that were
     computed in other company are reused too: the batch changes only how sums round.
 
@@ -46,26 +46,26 @@ class RunCache:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(platformdirs.user_cache_dir("overdepth")) / "runs"
 
-    def key(self, problem: Problem, objective: str, run: Run, settings: Settings) -> str:
-        """The address of a run."""
-        described = {
+    def keys(self, problem: Problem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
+        """The addresses of runs."""
+        shared = {
             "code": _code_digest(),
-            "data": [problem.checksum, problem.scaling],
+            "data": checksum(problem.X, problem.Y),  # as the engine sees them, scaled
             "objective": objective,
-            "run": asdict(run),
             "settings": {**asdict(settings), "dtype": str(settings.dtype)},
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        described = (json.dumps({**shared, "run": asdict(run)}, sort_keys=True) for run in runs)
+        return [hashlib.sha256(text.encode()).hexdigest() for text in described]
 
     def get(self, key: str) -> Finished | None:
         """The finished run at an address, or None."""
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Finished(np.asarray(arrays["loss"], dtype=np.float64), int(arrays["diverged_at"]))
+            arrays = read_npz(path)
+            return Finished(np.asarray(arrays["loss"], dtype=np.float64), int(arrays["diverged_at"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError) as error:
             _log.warning("The cached run %s cannot be read (%s) and is computed again.", path, error)
             return None
 

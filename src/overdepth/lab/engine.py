@@ -198,7 +198,7 @@ class Engine:
         d, live = self.problem.d, weights.shape[0]
         grad = torch.empty(live, self.problem.k, d, dtype=weights.dtype)
         flat = weights.view(live, -1)
-        ones = torch.ones(flat.shape[1], dtype=weights.dtype)
+        mean = torch.full((flat.shape[1],), 1.0 / flat.shape[1], dtype=weights.dtype)  # of finite numbers: finite
         trace = torch.empty(last - state.step, live, dtype=weights.dtype)
         views = [(group, grad[rows], weights[rows, :, :d]) for group, rows in _rows(state)]
         buffer = torch.empty(0, dtype=weights.dtype)
@@ -210,7 +210,7 @@ class Engine:
             for group, own_grad, own_weight in views:
                 group.step(own_grad)
                 group.write(own_weight)
-            torch.mv(flat, ones, out=row)
+            torch.mv(flat, mean, out=row)
             state.step += 1
         return trace
 
@@ -239,9 +239,8 @@ class Engine:
         size = self.settings.batch_size or self.problem.m
         per_epoch = self.problem.m // size  # what is left over of an epoch is skipped
         epoch, position = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed((self.settings.batch_seed << 32) + epoch)
-        order = torch.randperm(self.problem.m, generator=generator)
-        return order[position * size : (position + 1) * size]
+        order = np.random.default_rng([self.settings.batch_seed, epoch]).permutation(self.problem.m)
+        return torch.from_numpy(order[position * size : (position + 1) * size])
 
     def _notice_divergence(self, state: SweepState, trace: Tensor, first: int) -> None:
         index = torch.cat([group.index for group in state.groups]).numpy()

@@ -7,12 +7,15 @@ Vergara et al. 2012, Rodriguez-Lujan et al. 2014), the regression task of Arora,
 from __future__ import annotations
 
 import io
+import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Array, Problem
 
 FEATURES = 128
@@ -66,12 +69,10 @@ def _from_folder(folder: Path) -> Problem | None:
 
 
 def _from_npz(path: Path) -> Problem:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            X, y = arrays["X"], arrays["y"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is truncated or lacks the arrays X and y; replace it by a good copy.") from error
-    return _problem(np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64), source=str(path))
+    arrays = read_npz(path)
+    if not {"X", "y"} <= arrays.keys():
+        raise ValueError(f"{path} has the arrays {sorted(arrays)}, expected X and y; replace it by a good copy.")
+    return _problem(np.asarray(arrays["X"], np.float64), np.asarray(arrays["y"], np.float64), source=str(path))
 
 
 def _from_archive(path: Path, content: bytes | None = None) -> Problem:
@@ -87,7 +88,7 @@ def _from_archive(path: Path, content: bytes | None = None) -> Problem:
             if missing := [name for name in wanted if name not in members]:
                 raise ValueError(f"{path} lacks {', '.join(missing)}; delete it to download it anew.")
             texts = {f"{path}:{name}": archive.read(members[name]).decode("utf-8", "replace") for name in wanted}
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is no readable zip archive; delete it to download it anew.") from error
     return _problem(*parse_batches(texts), source=str(path))
 
@@ -121,7 +122,7 @@ def _parse_line(line: str, *, where: str) -> tuple[int, float, list[float]]:
     head, *fields = line.split()
     try:
         gas_text, ppm_text = head.split(";")
-        gas, ppm = int(gas_text), float(ppm_text)
+        gas, ppm = int(gas_text), _finite(ppm_text)
     except ValueError:
         raise ValueError(f"{where}: starts with {head!r}, expected GAS;PPM like '1;10.000000'.") from None
     if len(fields) != FEATURES:
@@ -132,10 +133,17 @@ def _parse_line(line: str, *, where: str) -> tuple[int, float, list[float]]:
         try:
             if label != str(index) or not separator:
                 raise ValueError
-            values.append(float(value))
+            values.append(_finite(value))
         except ValueError:
             raise ValueError(f"{where}: has {text!r} as feature {index}, expected '{index}:NUMBER'.") from None
     return gas, ppm, values
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _download(cache: Path) -> Path:
@@ -160,16 +168,20 @@ def _problem(X: Array, y: Array, *, source: str) -> Problem:
             f"{source}: X has shape {X.shape} and y has shape {y.shape}, the Ethanol set has {expected} and "
             f"{expected[:1]}; the file is truncated or another one."
         )
+    try:
+        problem = Problem(
+            X,
+            y[:, None],
+            name="ethanol",
+            feature_names=tuple(f"sensor{i // 8 + 1}_feature{i % 8 + 1}" for i in range(FEATURES)),
+            target_names=("ppmv",),
+            source=f"UCI Gas Sensor Array Drift at Different Concentrations, gas class 1, from {source}",
+        )
+    except ValueError as error:
+        raise ValueError(f"{source}: {error} The file is damaged.") from error
     if abs(y.mean() - TARGET_MEAN) > 1e-4 or abs(y.std() - TARGET_STD) > 1e-3:
         raise ValueError(
             f"{source}: y has mean {y.mean():.5f} and standard deviation {y.std():.4f}, the Ethanol set has "
             f"{TARGET_MEAN} and {TARGET_STD}; the file is another one."
         )
-    return Problem(
-        X,
-        y[:, None],
-        name="ethanol",
-        feature_names=tuple(f"sensor{i // 8 + 1}_feature{i % 8 + 1}" for i in range(FEATURES)),
-        target_names=("ppmv",),
-        source=f"UCI Gas Sensor Array Drift at Different Concentrations, gas class 1, from {source}",
-    )
+    return problem

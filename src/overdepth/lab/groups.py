@@ -51,11 +51,11 @@ class Group(ABC):
 class ScalarChain(Group):
     """Gradient descent, single output, hidden width 1: a vector times scalars.
 
-    Depths are mixed in one group: a shallower run has scalars 1 that stay so (their learning rate is 0). W_e = c v
+    Depths are mixed in one group: a shallower run is padded with scalars that are set to 1 after every step. W_e = c v
     with c the product of the scalars s_j, so that with q = <v, G> the gradients are c G and q prod_{i != j} s_i.
     """
 
-    tensors = ("vector", "scalars", "lr", "scalar_lr", "decay", "scalar_decay")
+    tensors = ("vector", "scalars", "padding", "lr", "decay")
 
     def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
         self.index = index
@@ -63,15 +63,13 @@ class ScalarChain(Group):
         extra = max(len(f) for f in factors) - 1
         self.vector = torch.stack([f[0][0] for f in factors])
         self.scalars = torch.ones(len(runs), extra, dtype=dtype)
-        self.scalar_lr = torch.zeros(len(runs), extra, dtype=dtype)
-        self.scalar_decay = torch.ones(len(runs), extra, dtype=dtype)
+        self.padding = torch.ones(len(runs), extra, dtype=torch.bool)
         self.lr = _column([run.lr for run in runs], dtype)
         self.decay = _column([1 - run.lr * run.weight_decay for run in runs], dtype)
-        for r, (run, chain) in enumerate(zip(runs, factors, strict=True)):
+        for r, chain in enumerate(factors):
             for j, factor in enumerate(chain[1:]):
                 self.scalars[r, j] = factor[0, 0]
-                self.scalar_lr[r, j] = run.lr
-                self.scalar_decay[r, j] = 1 - run.lr * run.weight_decay
+                self.padding[r, j] = False
         self._has_decay = any(run.weight_decay for run in runs)
         others = [[i for i in range(extra) if i != j] for j in range(extra)]
         self._others = torch.tensor(others, dtype=torch.long).reshape(extra, max(extra - 1, 0))
@@ -89,9 +87,10 @@ class ScalarChain(Group):
         rest = scalars[:, self._others].prod(dim=2)  # an empty product is 1
         if self._has_decay:
             self.vector.mul_(self.decay)
-            scalars.mul_(self.scalar_decay)
+            scalars.mul_(self.decay)
         self.vector.addcmul_(g, self._scale.mul_(self.lr), value=-1)
-        scalars.addcmul_(rest.mul_(self.scalar_lr), inner, value=-1)
+        scalars.addcmul_(rest, inner.mul_(self.lr), value=-1)
+        scalars.masked_fill_(self.padding, 1.0)
 
 
 class MatrixChain(Group):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,8 +68,13 @@ class Run:
                 check_positive(number, f"Run.{name}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Run.weight_decay is {self.weight_decay!r}, expected a finite number >= 0.")
-        if self.seed < 0 or self.seed != int(self.seed):
-            raise ValueError(f"Run.seed is {self.seed!r}, expected an integer >= 0.")
+        seed: object = self.seed
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+            raise ValueError(f"Run.seed is {self.seed!r}, expected an integer from 0 to 2**32 - 1.")
+        for field in fields(self):  # NumPy's numbers become Python's, so that equal settings look alike everywhere
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
 
     def start(self, out_features: int, in_features: int) -> list[Tensor]:
         """The factors that the run starts from, float64; for ``end_to_end`` their product is what matters."""

@@ -71,7 +71,7 @@ def sweep(
     settings = Settings(steps, record_every, dtype, batch_size, batch_seed)
     if not runs:
         raise ValueError("runs is empty, expected at least one Run.")
-    keys = [cache.key(problem, objective, run, settings) for run in runs] if cache else [""] * len(runs)
+    keys = cache.keys(problem, loss.name, runs, settings) if cache else [""] * len(runs)
     finished = [cache.get(key) if cache else None for key in keys]
     missing = [i for i, found in enumerate(finished) if found is None]
     began = time.perf_counter()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Problem
 
 
@@ -50,9 +54,12 @@ def load(path: Path, target: str | Sequence[str] | None) -> Problem:
 
 
 def _check_numeric(path: Path, column: pd.Series[float]) -> None:
-    numbers = pd.to_numeric(column, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
-    if bad.any() or not pd.api.types.is_numeric_dtype(column):
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        bad = ~np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    else:
+        bad = np.array([not _is_number(str(cell)) for cell in column])
+        bad = bad if bad.any() else ~bad
+    if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
             f"{path}: column {str(column.name)!r} has {column.iloc[row]!r} in data row {row + 1}, expected finite "
@@ -60,11 +67,20 @@ def _check_numeric(path: Path, column: pd.Series[float]) -> None:
         )
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no readable CSV file ({' '.join(str(error).split())}).") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            return pd.read_csv(path, index_col=False)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable CSV file ({' '.join(str(error).split()).rstrip('.')}).") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -75,15 +91,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_npz(path: Path) -> pd.DataFrame:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise ValueError("a single array")
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is truncated or no .npz file of plain arrays; replace it by a good copy.") from error
-    columns: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
+    columns: dict[str, NDArray[Any]] = {}
+    for name, array in read_npz(path).items():
         if array.ndim == 1:
             columns[name] = array
         elif array.ndim == 2:
