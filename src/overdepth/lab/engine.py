@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,6 +90,16 @@ class Settings:
         """0, record_every, 2 * record_every, ..., and the last step."""
         regular = list(range(0, self.steps + 1, self.record_every))
         return regular if regular[-1] == self.steps else [*regular, self.steps]
+
+
+class _Block(NamedTuple):
+    """Rows of the data, and where their predictions go: a view by run and output, and the same memory flat."""
+
+    design: Tensor  # (d + e, rows)
+    features: Tensor  # (rows, d)
+    targets: Tensor  # (k, rows)
+    predictions: Tensor  # (runs, k, rows)
+    flat: Tensor  # (runs k, rows)
 
 
 @dataclass
@@ -201,12 +212,16 @@ class Engine:
         mean = torch.full((flat.shape[1],), 1.0 / flat.shape[1], dtype=weights.dtype)  # of finite numbers: finite
         trace = torch.empty(last - state.step, live, dtype=weights.dtype)
         views = [(group, grad[rows], weights[rows, :, :d]) for group, rows in _rows(state)]
-        buffer = torch.empty(0, dtype=weights.dtype)
+        flat_weights, flat_grad = weights.view(-1, weights.shape[2]), grad.view(-1, d)
+        blocks = [] if self._gram is not None else self._blocks(weights, self._design, self._targets)
         for row in trace:
             if self._gram is not None:
-                torch.mm(weights.view(-1, weights.shape[2]), self._gram, out=grad.view(-1, d))
+                torch.mm(flat_weights, self._gram, out=flat_grad)
             else:
-                buffer = self._gradient(weights, grad, buffer, state.step)
+                if self.settings.batch_size is not None:
+                    rows = self._batch(state.step)
+                    blocks = self._blocks(weights, self._design[rows], self._targets[:, rows])
+                self._gradient(flat_weights, flat_grad, blocks)
             for group, own_grad, own_weight in views:
                 group.step(own_grad)
                 group.write(own_weight)
@@ -214,25 +229,25 @@ class Engine:
             state.step += 1
         return trace
 
-    def _gradient(self, weights: Tensor, grad: Tensor, buffer: Tensor, step: int) -> Tensor:
-        """The gradients at ``weights`` into ``grad``, over blocks of rows; returns the buffer for the next call."""
-        design, targets = self._design, self._targets
-        if self.settings.batch_size is not None:
-            rows = self._batch(step)
-            design, targets = design[rows], targets[:, rows]
-        m, (live, k, _) = design.shape[0], weights.shape
-        block = min(m, max(256, BLOCK_BYTES // (live * k * weights.element_size())))
-        if buffer.numel() != live * k * block:
-            buffer = torch.empty(live * k * block, dtype=weights.dtype)
-        flat, flat_grad = weights.view(live * k, -1), grad.view(live * k, -1)
-        for start in range(0, m, block):
-            part = design[start : start + block]
-            predictions = buffer[: live * k * part.shape[0]].view(live * k, part.shape[0])
-            torch.mm(flat, part.t(), out=predictions)
-            self.objective.derivative_(predictions.view(live, k, -1), targets[:, start : start + block])
-            features = part[:, : self.problem.d]
-            torch.addmm(flat_grad, predictions, features, beta=float(start > 0), alpha=1.0 / m, out=flat_grad)
-        return buffer
+    def _blocks(self, weights: Tensor, design: Tensor, targets: Tensor) -> list[_Block]:
+        """The rows of the data in blocks whose predictions are small enough to stay in the cache."""
+        live, k, _ = weights.shape
+        size = max(256, BLOCK_BYTES // (live * k * weights.element_size()))
+        parts = list(zip(torch.split(design, size), torch.split(targets, size, dim=1), strict=True))
+        buffer = torch.empty(live * k * len(parts[0][0]), dtype=weights.dtype)
+        blocks = []
+        for part, target in parts:
+            predictions = buffer[: live * k * len(part)].view(live, k, -1)
+            blocks.append(_Block(part.t(), part[:, : self.problem.d], target, predictions, predictions.flatten(0, 1)))
+        return blocks
+
+    def _gradient(self, weights: Tensor, grad: Tensor, blocks: Sequence[_Block]) -> None:
+        """The gradients at ``weights``, shape (runs k, d + e), into ``grad``, shape (runs k, d)."""
+        scale = 1.0 / sum(len(block.features) for block in blocks)
+        for i, block in enumerate(blocks):
+            torch.mm(weights, block.design, out=block.flat)
+            self.objective.derivative_(block.predictions, block.targets)
+            torch.addmm(grad, block.flat, block.features, beta=float(i > 0), alpha=scale, out=grad)
 
     def _batch(self, step: int) -> Tensor:
         """Rows of the step's minibatch: a function of the seed and the step alone."""

@@ -83,7 +83,7 @@ class ScalarChain(Group):
     @override
     def step(self, grad: Tensor) -> None:
         g, scalars = grad[:, 0], self.scalars
-        inner = torch.linalg.vecdot(self.vector, g)[:, None]
+        inner = torch.bmm(self.vector[:, None], g[:, :, None])[:, 0]
         rest = scalars[:, self._others].prod(dim=2)  # an empty product is 1
         if self._has_decay:
             self.vector.mul_(self.decay)
