@@ -62,6 +62,7 @@ def main() -> None:
     }
     for name in ("l4", "l2"):
         figures[name] = _measure(problem, runs, name, options.steps, options.rounds)
+    figures["microseconds_per_step_by_runs"] = {name: _by_runs(problem, name) for name in ("l4", "l2")}
     print(json.dumps(figures))
 
 
@@ -95,6 +96,19 @@ def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: i
     figures = {key: round(value, 3) for key, value in figures.items()}
     print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
     return figures
+
+
+def _by_runs(problem: Problem, name: str) -> dict[int, float]:
+    """Microseconds a step by the number of runs, none of which diverges: where the cost stops being linear."""
+    found = {}
+    for count in (1, 4, 15, 30, 60, 120, 240, 480, 960):
+        runs = [Run(depth=1 + i % 3, lr=LEARNING_RATES[0], seed=i // 3) for i in range(count)]
+        engine = Engine(problem, runs, objective(name), Settings(steps=300))
+        engine.advance(engine.start())
+        seconds = _seconds(lambda engine=engine: engine.advance(engine.start()))  # type: ignore[misc]
+        found[count] = round(seconds / engine.settings.steps * 1e6, 1)
+    print(f"{name}, microseconds per step by number of runs: {found}")
+    return found
 
 
 def _loop(problem: Problem, runs: Sequence[Run], name: str) -> Callable[[], float]:

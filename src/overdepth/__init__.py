@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from overdepth._version import __version__
 from overdepth.chain import balanced_factors, imbalance, product
 from overdepth.initialization import initial_factors
 from overdepth.rule import end_to_end_spectrum, end_to_end_update
@@ -17,10 +18,9 @@ from overdepth.transfer import TransferOperator, transfer_operator
 if TYPE_CHECKING:
     from overdepth import lab
 
-__version__ = "0.1.0.dev0"
-
 __all__ = [
     "TransferOperator",
+    "__version__",
     "balanced_factors",
     "end_to_end_spectrum",
     "end_to_end_update",

@@ -20,8 +20,8 @@ from overdepth.lab.problem import Problem
 from overdepth.paper import ITEMS
 from overdepth.paper.claim import HORIZON, Claim, Setting, number
 from overdepth.paper.folder import check_destination, replacing
+from overdepth.paper.report import write_report
 from overdepth.paper.reproduce import reproduce as run_items
-from overdepth.paper.reproduce import write_report
 from overdepth.terminal import progress_reporter
 
 app = typer.Typer(

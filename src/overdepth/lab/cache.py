@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-import overdepth
 from overdepth.lab.engine import Settings
 from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Array, Problem, checksum
@@ -93,7 +92,7 @@ class RunCache:
 @functools.cache
 def _code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
-    root = Path(overdepth.__file__).parent
+    root = Path(__file__).parent.parent
     names = ["chain", "initialization", "rule", "lab/run", "lab/objective", "lab/groups", "lab/engine", "lab/problem"]
     digest = hashlib.sha256()
     for name in names:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-import overdepth
+from overdepth._version import __version__
 from overdepth.lab.cache import Finished, RunCache
 from overdepth.lab.engine import Engine, Progress, Settings
 from overdepth.lab.objective import objective as objective_by_name
@@ -118,7 +118,7 @@ def _dataset(
             "steps": settings.steps,
             "dtype": str(settings.dtype).removeprefix("torch."),
             "batch_size": settings.batch_size or problem.m,
-            "overdepth_version": overdepth.__version__,
+            "overdepth_version": __version__,
             "torch_version": str(torch.__version__),
         },
     )

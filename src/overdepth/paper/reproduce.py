@@ -1,13 +1,10 @@
-"""Reproduction: run items, judge their claims, write the report."""
+"""Reproduction: run items and judge their claims."""
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import xarray as xr
 
@@ -16,9 +13,6 @@ from overdepth.lab.problem import Problem
 from overdepth.lab.sweep import sweep
 from overdepth.paper.claim import Claim, Setting
 from overdepth.paper.item import Item
-from overdepth.paper.page import write_page
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,20 +96,3 @@ def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     data["run"] = range(data.sizes["run"])
     data["optimal_loss"].attrs.pop("attained", None)
     return data
-
-
-def write_report(folder: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
-    """Writes ``index.html``, ``claims.json`` and an ``.nc`` file for every item into an existing, empty folder.
-
-    Args:
-        folder: Where to write.
-        results: From :func:`reproduce`.
-        problem: What they are about.
-        setting: Under what.
-        command: The command line that makes this report.
-    """
-    claims = [claim.to_json() for result in results for claim in result.claims]
-    (folder / "claims.json").write_text(json.dumps(claims, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    for result in results:
-        result.data.to_netcdf(folder / f"{result.item.name}.nc", engine="h5netcdf")
-    write_page(folder / "index.html", results, problem, setting, command)

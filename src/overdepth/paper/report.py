@@ -1,43 +1,52 @@
-"""The report's page: one self-contained file that needs no network."""
+"""The report: a self-contained page that needs no network, the claims as JSON, the curves as NetCDF."""
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
 import plotly.offline
 import torch
 from markupsafe import Markup
 
-import overdepth
+from overdepth._version import __version__
 from overdepth.lab.problem import SCALING_MEANINGS, Problem
 from overdepth.paper.claim import Setting, number
+from overdepth.paper.reproduce import Reproduced
 
-if TYPE_CHECKING:
-    from overdepth.paper.reproduce import Reproduced
+_PLOTLY = {"responsive": True, "displaylogo": False}
 
 
-def write_page(path: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
-    """Writes ``index.html``: what the paper said, what was run, the curves, and the verdicts.
+def write_report(folder: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
+    """Writes ``index.html``, ``claims.json`` and an ``.nc`` file for every item into an existing, empty folder.
 
     Args:
-        path: The file.
-        results: What was reproduced.
-        problem: What it is about.
+        folder: Where to write.
+        results: From :func:`reproduce`.
+        problem: What they are about.
         setting: Under what.
         command: The command line that makes this report.
     """
+    claims = [claim.to_json() for result in results for claim in result.claims]
+    (folder / "claims.json").write_text(json.dumps(claims, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for result in results:
+        result.data.to_netcdf(folder / f"{result.item.name}.nc", engine="h5netcdf")
+    _write_page(folder / "index.html", results, problem, setting, command)
+
+
+def _write_page(path: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
+    """What the paper said, what was run, the curves, and the verdicts, as one page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["number"] = number
     template = environment.from_string(resources.files("overdepth.paper").joinpath("page.html").read_text("utf-8"))
     sections = []
     for result in results:
         pictures = [
-            (picture.caption, Markup(picture.figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG)))  # noqa: S704
+            (picture.caption, Markup(picture.figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY)))  # noqa: S704
             for picture in result.item.pictures(result.data)
         ]
         sections.append({"result": result, "item": result.item, "pictures": pictures})
@@ -50,13 +59,10 @@ def write_page(path: Path, results: Sequence[Reproduced], problem: Problem, sett
         command=command,
         plotly=Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 - the library's own script
         versions={
-            "overdepth": overdepth.__version__,
+            "overdepth": __version__,
             "torch": torch.__version__,
             "Python": platform.python_version(),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         },
     )
     path.write_text(html, encoding="utf-8")
-
-
-_CONFIG = {"responsive": True, "displaylogo": False}
