@@ -53,7 +53,7 @@ def learning_rate_figure(rates: Sequence[float], curves: Sequence[Curve], *, tit
     figure = _figure(title, x="learning rate", y="gap at the last iteration")
     for curve in curves:
         _add(figure, np.asarray(rates), curve, curve.values, mode="lines+markers")
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", exponentformat="power")
     return figure
 
 
