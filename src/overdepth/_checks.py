@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -17,8 +18,10 @@ def check_depth(depth: object, *, qualified_name: str = "depth", allow_real: boo
         ValueError: If it is not.
     """
     kind = Real if allow_real else Integral
-    if not isinstance(depth, bool) and isinstance(depth, kind) and float(depth) >= 1:  # NaN is not >= 1
-        return
+    if not isinstance(depth, bool) and isinstance(depth, kind):
+        with contextlib.suppress(OverflowError):  # an integer beyond all floats is no depth either
+            if float(depth) >= 1:  # NaN is not
+                return
     wanted = "a real number >= 1 or math.inf" if allow_real else "an integer >= 1"
     raise ValueError(f"{qualified_name} is {depth!r}, expected {wanted}; depth 1 is the plain model.")
 
@@ -34,13 +37,13 @@ def check_size(size: object, qualified_name: str, *, remedy: str = "") -> int:
     raise ValueError(f"{qualified_name} is {size!r}, expected an integer >= 1{remedy}.")
 
 
-def check_positive(number: float, qualified_name: str) -> None:
-    """Checks that a number is finite and above 0.
+def check_positive(number: object, qualified_name: str) -> None:
+    """Checks that a number is real, finite and above 0.
 
     Raises:
         ValueError: If it is not.
     """
-    if not 0 < number < math.inf:
+    if isinstance(number, bool) or not isinstance(number, Real) or not 0 < float(number) < math.inf:
         raise ValueError(f"{qualified_name} is {number!r}, expected a finite number > 0.")
 
 

@@ -454,3 +454,24 @@ def test_keys_are_the_same_in_every_session_and_for_every_way_to_write_a_setting
     cache, problem, settings = RunCache(Path("unused")), make_problem(), Settings(20, 10)
     first, same, other = cache.keys(problem, "l4", [Run(2), Run(depth=2, width=1), Run(3)], settings)
     assert first == same != other
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"depth": 2.5, "method": "end_to_end", "lr": 2.0, "weight_decay": 1.0}, "Run.weight_decay"),
+        ({"width": None}, "Run.width"),
+        ({"lr": "1e-3"}, "Run.lr"),
+        ({"depth": 10**400, "method": "end_to_end"}, "Run.depth"),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused_at_once(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        Run(**settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_seed", -1), ("batch_seed", 1.5), ("steps", 0), ("steps", 2.5)])
+def test_shared_settings_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        Settings(**{"steps": 3, name: value})
+    assert Settings(steps=int(np.int64(3))) == Settings(steps=np.int64(3))  # type: ignore[arg-type]

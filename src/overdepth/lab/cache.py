@@ -42,8 +42,8 @@ class RunCache:
         folder: Default: ``runs`` in the user's cache folder.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(platformdirs.user_cache_dir("overdepth")) / "runs"
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder) if folder else Path(platformdirs.user_cache_dir("overdepth")) / "runs"
 
     def keys(self, problem: Problem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
         """The addresses of runs."""

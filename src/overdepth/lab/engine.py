@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overdepth._checks import check_size
 from overdepth.lab.groups import Group, make_groups
 from overdepth.lab.objective import Objective, PowerLoss
 from overdepth.lab.problem import Array, Problem
@@ -78,10 +79,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "record_every", "batch_size"):
             value = getattr(self, name)
-            if name == "batch_size" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected an integer >= 1.")
+            if value is not None or name != "batch_size":
+                object.__setattr__(self, name, check_size(value, name))
+        seed: object = self.batch_seed
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"batch_seed is {seed!r}, expected an integer >= 0.")
+        object.__setattr__(self, "batch_seed", int(seed))
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype is {self.dtype}, expected torch.float32 or torch.float64.")
 

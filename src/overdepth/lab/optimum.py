@@ -25,7 +25,8 @@ class Optimum:
     """The optimal value of a convex objective.
 
     Attributes:
-        value: The minimum, or the infimum; NaN if the problem is too large for the method (a warning says so).
+        value: The minimum, or the infimum; NaN if the problem is too large for the method, or so close to separable
+            that the method does not converge (a warning says so).
         attained: Whether some weight has this value. Separable classes are the case where none has.
     """
 
@@ -46,11 +47,11 @@ def optimal_loss(problem: Problem, objective: Objective) -> Optimum:
         objective: From :func:`overdepth.lab.objective`.
 
     Returns:
-        The value, accurate to 1e-10 relative.
+        The value, accurate to 1e-10 relative, or NaN after a warning.
 
     Raises:
         ValueError: If the targets do not suit the objective.
-        RuntimeError: If Newton's method or the linear program fails.
+        RuntimeError: If the linear program fails.
     """
     objective.design(problem)  # checks the targets
     if isinstance(objective, PowerLoss):
@@ -103,7 +104,10 @@ def _power_optimum(X: Array, y: Array, p: int) -> float:
         w += length * step
         residual = X @ w - y
         value = trial
-    raise RuntimeError(f"Newton's method for the optimal l{p} loss did not converge in {MAX_NEWTON_STEPS} steps.")
+    _log.warning(
+        "The optimal l%d loss is not known: Newton's method did not converge in %d steps.", p, MAX_NEWTON_STEPS
+    )
+    return float("nan")
 
 
 def _margins(X: Array, labels: np.ndarray, classes: int, *, reference: bool) -> Array:
@@ -165,4 +169,5 @@ def _softmax_optimum(margins: Array, kept: np.ndarray) -> float:
                 return value
         w = w + length * step
         value, probability = trial
-    raise RuntimeError(f"Newton's method for the optimal classification loss did not converge in {MAX_NEWTON_STEPS}.")
+    _log.warning("The optimal loss is not known: Newton's method did not converge in %d steps.", MAX_NEWTON_STEPS)
+    return float("nan")

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_positive
-from overdepth.chain import check_width
+from overdepth._checks import check_depth, check_positive, check_size
 from overdepth.initialization import INITIALIZATIONS, Init, initial_factors
 
 Method = Literal["gd", "end_to_end"]
@@ -59,7 +58,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_depth(self.depth, qualified_name="Run.depth", allow_real=self.method == "end_to_end")
-        check_width(self.width, default=1, qualified_name="Run.width")
+        check_size(self.width, "Run.width")
         for name, value, allowed in (("init", self.init, INITIALIZATIONS), ("method", self.method, METHODS)):
             if value not in allowed:
                 raise ValueError(f"Run.{name} is {value!r}, expected one of {', '.join(allowed)}.")
@@ -68,6 +67,11 @@ class Run:
                 check_positive(number, f"Run.{name}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Run.weight_decay is {self.weight_decay!r}, expected a finite number >= 0.")
+        if self.method == "end_to_end" and self.lr * self.weight_decay > 1:
+            raise ValueError(
+                f"Run.lr * Run.weight_decay is {self.lr * self.weight_decay!r}, expected at most 1 with the end-to-end "
+                f"rule: (1 - lr * weight_decay)^depth has no real value below."
+            )
         seed: object = self.seed
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
             raise ValueError(f"Run.seed is {self.seed!r}, expected an integer from 0 to 2**32 - 1.")
