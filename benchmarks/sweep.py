@@ -31,7 +31,8 @@ import numpy as np
 import torch
 
 from overdepth.lab import Problem, Run, grid, load_problem, objective
-from overdepth.lab.engine import Engine, Settings
+from overdepth.lab.engine import Engine
+from overdepth.lab.settings import Settings
 from overdepth.paper.item import LEARNING_RATES
 
 T = TypeVar("T")

@@ -19,8 +19,9 @@ from tests.reference.training import Array, Rows, Trajectory, train_end_to_end, 
 import overdepth.lab.engine
 from overdepth.initialization import Init
 from overdepth.lab import Problem, Run, grid, objective
-from overdepth.lab.engine import Engine, Settings, SweepState
+from overdepth.lab.engine import Engine, SweepState
 from overdepth.lab.run import METHODS, Method
+from overdepth.lab.settings import Settings
 
 INITS: tuple[Init, ...] = ("near_zero", "near_identity", "orthogonal", "balanced", "identity")
 OBJECTIVES = {1: ("l2", "l4", "l6", "logistic"), 3: ("l2", "l4", "l6", "cross_entropy")}

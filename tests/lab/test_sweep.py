@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from overdepth.lab import Problem, Run, RunCache, grid, load_problem, objective, optimal_loss, sweep
-from overdepth.lab.engine import Settings
+from overdepth.lab.settings import Settings
 
 RUN_FIELDS = [f.name for f in fields(Run)]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from overdepth.lab.engine import Settings
 from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Array, Problem, checksum
 from overdepth.lab.run import Run
+from overdepth.lab.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class RunCache:
 def _code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
-    names = ["chain", "initialization", "rule", "lab/run", "lab/objective", "lab/groups", "lab/engine", "lab/problem"]
+    names = ["chain", "initialization", "rule", "lab/run", "lab/objective", "lab/groups", "lab/engine", "lab/settings"]
     digest = hashlib.sha256()
     for name in names:
         digest.update((root / f"{name}.py").read_bytes())
