@@ -63,8 +63,9 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
         (["--data", "mnist"], "data set 'mnist' is unknown, expected one of auto, ethanol, breast-cancer"),
         (["--data", "missing.csv"], "missing.csv does not exist"),
         (["--scaling", "whitened"], "scaling is 'whitened', expected one of standard"),
-        (["--steps", "0"], "--steps is 0, expected an integer >= 1"),
-        (["--seeds", "0"], "--seeds is 0, expected an integer >= 1"),
+        (["--steps", "0"], "--steps is 0, expected an integer from 1 to"),
+        (["--seeds", "0"], "--seeds is 0, expected an integer from 1 to"),
+        (["--seeds", "99999999999"], "--seeds is 99999999999, expected an integer from 1 to 1,000"),
         (["--target", "y"], "has a target of its own"),
         (["--steps", "many"], "--steps"),
         (["--stepz", "3"], "--stepz"),
@@ -112,7 +113,7 @@ def test_no_network_is_neither_a_traceback_nor_a_hang(
 
     monkeypatch.setattr("pooch.retrieve", refuse)
     assert reproduce("fig3", "--data", "ethanol", "--out", str(tmp_path / "report")) == 2
-    assert "set OVERDEPTH_DATA to a folder" in capsys.readouterr().err
+    assert "set OVERDEPTH_DATA to it" in capsys.readouterr().err
     assert reproduce("fig3", "--data", "auto", "--steps", "10", "--out", str(tmp_path / "report")) == 0
     assert "breast-cancer (chosen because the Ethanol set is not at hand)" in capsys.readouterr().out.splitlines()[0]
 
@@ -153,7 +154,33 @@ def test_an_interrupt_keeps_the_old_report_and_the_finished_sweeps(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; finished runs are kept" in errors
+    assert "interrupted; finished sweeps are kept" in errors
     assert "Traceback" not in errors
     assert (out / "index.html").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_brackets_in_a_path_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a[/b]c[red]d"
+    assert reproduce("fig3", "--data", "breast-cancer", "--steps", "5", "--out", str(out)) == 0
+    assert f"Report: {out / 'index.html'}" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_early_does_not_stop_the_report(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    command = [sys.executable, "-m", "overdepth", "reproduce", "fig3", "--data", "breast-cancer", "--steps", "5"]
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [*command, "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        errors = process.stderr.read()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in errors
+    assert (out / "index.html").is_file()

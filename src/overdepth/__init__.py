@@ -1,7 +1,7 @@
 """overdepth: train a weight matrix as a product of matrices, and keep the plain model.
 
-The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) and ``overdepth.paper`` (the papers' figures) need
-the extra ``lab`` and are imported on first use.
+The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) needs the extra ``lab`` and is imported on first
+use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from overdepth.rule import end_to_end_spectrum, end_to_end_update
 from overdepth.transfer import TransferOperator, transfer_operator
 
 if TYPE_CHECKING:
-    from overdepth import lab
+    from overdepth import lab as lab
 
 __all__ = [
     "TransferOperator",
@@ -26,10 +26,13 @@ __all__ = [
     "end_to_end_update",
     "imbalance",
     "initial_factors",
-    "lab",
     "product",
     "transfer_operator",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "lab"])
 
 
 def __getattr__(name: str) -> object:

@@ -57,12 +57,17 @@ def check_dtype(dtype: torch.dtype, name: str) -> None:
         raise ValueError(f"{name} has dtype {dtype}, expected a real floating-point type such as torch.float32.")
 
 
-def check_matrix(tensor: Tensor, name: str) -> None:
-    """Checks that ``tensor`` is a floating-point matrix (or a batch of them).
+def check_matrix(tensor: object, name: str) -> None:
+    """Checks that ``tensor`` is a floating-point matrix (or a batch of them), not an empty one.
 
     Raises:
+        TypeError: If it is no tensor.
         ValueError: If it is not.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}, expected a torch.Tensor; use torch.as_tensor({name}).")
+    if tensor.ndim >= 2 and 0 in tensor.shape[-2:]:
+        raise ValueError(f"{name} has shape {shape(tensor)}, expected at least one row and one column.")
     if tensor.ndim < 2:
         raise ValueError(
             f"{name} has shape {shape(tensor)}, expected (..., out, in); give a vector as one row, {name}.unsqueeze(0)."

@@ -14,6 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status; errors are one sentence on stderr."""
     try:
         from overdepth import commands
+    except KeyboardInterrupt:
+        sys.stderr.write("overdepth: interrupted.\n")
+        return 130
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "overdepth":
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import overdepth
 from overdepth.lab import DATASETS, SCALINGS, RunCache, load_problem
 from overdepth.lab.problem import Problem
 from overdepth.paper import ITEMS
-from overdepth.paper.claim import HORIZON, Claim, Setting, number
+from overdepth.paper.claim import HORIZON, Claim, number
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.report import write_report
 from overdepth.paper.reproduce import reproduce as run_items
@@ -31,6 +32,7 @@ app = typer.Typer(
     help="Linear over-parameterization: train a weight matrix as a product of matrices.",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+MOST_STEPS, MOST_SEEDS = 100_000_000, 1_000
 COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow", "not run": "yellow"}
 
 
@@ -48,9 +50,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ConnectionError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:
-        return _complain(f"{error.filename or 'a file'}: {error.strerror or error}; nothing was replaced.", FAILED)
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}; free what is short and run it again.", FAILED)
+    except (MemoryError, RuntimeError) as error:
+        return _complain(f"{str(error) or 'out of memory'}; try fewer seeds or steps.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        return _complain("interrupted; finished runs are kept and will be reused.", INTERRUPTED)
+        return _complain("interrupted; finished sweeps are kept and will be reused.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 
 
@@ -76,7 +81,7 @@ def reproduce(
         str, typer.Option(help=f"One of {', '.join(DATASETS)}, or a .csv, .npz or .parquet file.")
     ] = "auto",
     target: Annotated[str | None, typer.Option(help="The target column of a file.")] = None,
-    scaling: Annotated[str, typer.Option(help=f"One of {', '.join(SCALINGS)}.")] = "standard",
+    scaling: Annotated[str, typer.Option(help=f"One of {', '.join(SCALINGS)}, or none.")] = "standard",
     steps: Annotated[int, typer.Option(help=f"Iterations of every run; below {HORIZON:,} no verdicts.")] = HORIZON,
     seeds: Annotated[int, typer.Option(help="Number of random starts, 0, 1, ...")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the report; replaced only if it is an earlier one.")] = Path(
@@ -91,27 +96,34 @@ def reproduce(
     Writes index.html (one page, no network needed), claims.json, and the curves of every item as ITEM.nc.
     """
     chosen = _items(items or [])
-    for name, value in (("--steps", steps), ("--seeds", seeds)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected an integer >= 1.")
+    for name, value, most in (("--steps", steps, MOST_STEPS), ("--seeds", seeds, MOST_SEEDS)):
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} is {value}, expected an integer from 1 to {most:,}.")
     check_destination(out)
     problem = load_problem(data, target=target, scaling=scaling)
-    console = Console()
-    console.print(_describe(problem, data), soft_wrap=True, highlight=False)
-    setting = Setting(problem.name, problem.scaling, tuple(range(seeds)), steps)
+    console = _Console(markup=False, highlight=False, soft_wrap=True)
+    console.print(_describe(problem, data))
     with progress_reporter() as reporter:
-        results = run_items(chosen, problem, steps=steps, seeds=setting.seeds, cache=RunCache(), reporter=reporter)
+        results = run_items(chosen, problem, steps=steps, seeds=range(seeds), cache=RunCache(), reporter=reporter)
     command = shlex.join(
         ["overdepth", "reproduce", *(item.name for item in chosen), "--data", data]
         + (["--target", target] if target else [])
         + ["--scaling", scaling, "--steps", str(steps), "--seeds", str(seeds), "--out", str(out)]
     )
     with replacing(out) as folder:
-        write_report(folder, results, problem, setting, command)
+        write_report(folder, results, problem, command)
     claims = [claim for result in results for claim in result.claims]
     _print_claims(claims, console)
-    console.print(f"\nReport: {out / 'index.html'}", soft_wrap=True, highlight=False)
+    console.print(f"\nReport: {out / 'index.html'}")
     return FAILED if strict and any(claim.verdict == "fails" for claim in claims) else DONE
+
+
+class _Console(Console):
+    """A console that goes on in silence when nobody reads any more, as under ``| head -1``."""
+
+    def on_broken_pipe(self) -> None:
+        """Sends the rest nowhere; Rich would end the program before the report is written."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _items(names: Sequence[str]) -> list[overdepth.paper.Item]:

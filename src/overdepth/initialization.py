@@ -39,6 +39,7 @@ def initial_factors(
     norm: float | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> list[Tensor]:
     """Initial factors W_1, ..., W_N of a chain of shape (k, d).
 
@@ -60,6 +61,7 @@ def initial_factors(
             Frobenius norm of the product is this.
         generator: Source of the random numbers. Default: torch's global one.
         dtype: Of the result.
+        device: Of the result; default: that of ``weight``, or the CPU, on which numbers are drawn.
 
     Returns:
         N factors in the order in which they act on the input.
@@ -103,10 +105,10 @@ def initial_factors(
     if init == "identity":
         kept = normal(out_features, in_features) if weight is None else weight.to(torch.float64, copy=True)
         factors, holder = _around_identity(kept, depth, width)
-        return [f.to(dtype) for f in _rescaled(factors, norm, holder=holder)]
+        return [f.to(device, dtype) for f in _rescaled(factors, norm, holder=holder)]
     if init == "balanced" and weight is not None:
         factors = split(weight, depth, width)
-        return [f.to(dtype) for f in _rescaled(factors, norm)]
+        return [f.to(device, dtype) for f in _rescaled(factors, norm)]
 
     factors = [normal(rows, columns) for columns, rows in itertools.pairwise(dims)]
     if init == "near_identity":
@@ -115,7 +117,7 @@ def initial_factors(
         factors = [scale * _polar(f) for f in factors]
     elif init == "balanced":
         factors = split(product(factors), depth, width)
-    return [f.to(dtype) for f in _rescaled(factors, norm)]
+    return [f.to(device, dtype) for f in _rescaled(factors, norm)]
 
 
 def _around_identity(weight: Tensor, depth: int, width: int) -> tuple[list[Tensor], int]:
@@ -130,7 +132,9 @@ def _around_identity(weight: Tensor, depth: int, width: int) -> tuple[list[Tenso
         )
     holder = 0 if k <= d else depth - 1
     dims = [d, *[width] * (depth - 1), k]
-    factors = [torch.eye(rows, cols, dtype=weight.dtype) for cols, rows in itertools.pairwise(dims)]
+    factors = [
+        torch.eye(rows, cols, dtype=weight.dtype, device=weight.device) for cols, rows in itertools.pairwise(dims)
+    ]
     factors[holder] = torch.zeros_like(factors[holder])
     factors[holder][:k, :d] = weight
     return factors, holder

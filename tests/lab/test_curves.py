@@ -41,6 +41,8 @@ def test_first_step_reaching_a_level() -> None:
     gap = np.array([4.0, 3.0, 1.0, 2.0, 0.5])
     assert first_step(gap, STEPS, 1.0) == 20
     assert first_step(gap, STEPS, 4.0) == 0
+    assert first_step(gap, STEPS, math.sqrt(3.0)) == pytest.approx(15)  # half way from 3 to 1 in the logarithm
+    assert first_step(np.array([4.0, -1.0]), STEPS[:2], 1.0) == 10  # below the optimum by rounding
     assert math.isnan(first_step(gap, STEPS, 0.1))
     assert math.isnan(first_step(np.full(5, np.nan), STEPS, 0.1))
 
@@ -66,7 +68,8 @@ def test_catch_up_against_its_definition() -> None:
 )
 def test_ratio_of_times_decides_only_what_is_known(first: float, second: float, expected: float) -> None:
     result = ratio_of_times(first, second, 100.0, 0.8, 1.25)
-    assert result == expected or (math.isnan(result) and math.isnan(expected))
+    assert result.value == pytest.approx(expected, nan_ok=True)
+    assert result.is_bound == (math.isnan(first) != math.isnan(second) and not math.isnan(expected))
 
 
 def test_mean_log_ratio_looks_at_the_first_tenth_only() -> None:

@@ -113,7 +113,7 @@ def test_scaled_data_are_not_scaled_twice() -> None:
         scaled(load_problem("breast-cancer"), "minmax")
 
 
-@pytest.mark.parametrize("scaling", ["none", "zscore", "", "Standard"])
+@pytest.mark.parametrize("scaling", ["raw", "zscore", "", "Standard"])
 def test_an_unknown_scaling_is_refused_with_the_known_ones(scaling: str) -> None:
     with pytest.raises(ValueError, match="unit-rows, minmax, maxabs, label5") as caught:
         load_problem("breast-cancer", scaling=scaling)
@@ -725,3 +725,23 @@ def test_the_real_set_has_its_known_facts() -> None:
         assert (problem.m, problem.d, problem.k) == (2565, 128, 1)
         assert problem.checksum == raw.checksum
     assert ROWS_PER_BATCH == (90, 164, 365, 64, 28, 514, 649, 30, 61, 600)
+
+
+def test_prepared_data_are_taken_as_given_so_that_classes_can_come_from_a_file(tmp_path: Path) -> None:
+    labels = np.arange(12) % 3
+    features = np.random.default_rng(0).normal(size=(12, 2))
+    path = tmp_path / "classes.npz"
+    np.savez(path, x=features, c=np.eye(3)[labels])
+    problem = load_problem(path, target=["c[0]", "c[1]", "c[2]"], scaling="none")
+    np.testing.assert_array_equal(problem.X, features)
+    np.testing.assert_array_equal(problem.Y, np.eye(3)[labels])
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-300])
+def test_columns_whose_squares_leave_the_range_are_standardised_all_the_same(size: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "table.npz"
+    column = rng.normal(size=20)
+    np.savez(path, a=column * size, b=column, y=rng.normal(size=20))
+    problem = load_problem(path, target="y")
+    np.testing.assert_allclose(problem.X[:, 0], problem.X[:, 1], rtol=1e-12)

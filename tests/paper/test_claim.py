@@ -38,6 +38,17 @@ def test_an_undefined_number_gives_no_verdict() -> None:
     assert (claim.verdict, claim.value, claim.range) == ("inconclusive", None, None)
 
 
+def test_a_number_that_fails_decides_whatever_the_others_are() -> None:
+    claim = STATEMENT.judge("a against b", [[3.0, 1.0, math.nan]], setting())
+    assert (claim.verdict, claim.value) == ("fails", 3.0)
+    assert STATEMENT.judge("a against b", [[1.0, 1.0, math.nan]], setting()).verdict == "inconclusive"
+
+
+def test_controls_are_told_apart() -> None:
+    assert STATEMENT.judge("a against b", [1.0], setting(), control=True).is_control
+    assert not STATEMENT.judge("a against b", [1.0], setting()).is_control
+
+
 def test_zero_is_a_number() -> None:
     assert STATEMENT.judge("a against b", [0.0], setting()).verdict == "fails"
 

@@ -61,7 +61,7 @@ def test_the_rule_emulates_balanced_networks_of_both_depths(results: dict[str, R
     """At width 100's norm depth 3 leaves its plateau within these few steps: the mechanism of fig2.rule-balanced."""
     data = results["fig2"].data
     arms = fig2._Arms(data, "l4")
-    ratios = arms.emulation(0, 2, 1, init="balanced")
+    ratios = [ratio.value for ratio in arms.emulation(0, 2, 1, init="balanced")]
     np.testing.assert_allclose(ratios, 1.0, atol=0.02)
 
 

@@ -60,11 +60,38 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         check_destination(tmp_path / "report")
-    with pytest.raises(ValueError, match="cannot be written below"):
+    with pytest.raises(ValueError, match="cannot be written"):
         check_destination(tmp_path / "report" / "inside")
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root, whom no permission stops
-    with pytest.raises(ValueError, match="cannot be written below"):
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:  # the tests may run as root, whom no permission stops
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\); name another one with --out"):
         check_destination(tmp_path / "report")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be written"):
+        check_destination(tmp_path / ("x" * 300))
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(tmp_path / "link", "first")
+    write(tmp_path / "link", "second")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "index.html").read_text(encoding="utf-8") == "second"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(ValueError, match="--out"):
+        check_destination(tmp_path / "a")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+import torch
 
 from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Array, Problem, checksum
@@ -44,11 +45,12 @@ class RunCache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder) if folder else Path(platformdirs.user_cache_dir("overdepth")) / "runs"
+        self._has_warned = False
 
     def keys(self, problem: Problem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
         """The addresses of runs."""
         shared = {
-            "code": _code_digest(),
+            "code": [_code_digest(), str(torch.__version__)],
             "data": checksum(problem.X, problem.Y),  # as the engine sees them, scaled
             "objective": objective,
             "settings": {**asdict(settings), "dtype": str(settings.dtype)},
@@ -63,6 +65,9 @@ class RunCache:
             arrays = read_npz(path)
             return Finished(np.asarray(arrays["loss"], dtype=np.float64), int(arrays["diverged_at"]))
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn_once(error)
             return None
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("The cached run %s cannot be read (%s) and is computed again.", path, error)
@@ -83,7 +88,12 @@ class RunCache:
                     Path(temporary).unlink(missing_ok=True)
                     raise
         except OSError as error:
-            _log.warning("Finished runs could not be kept in %s (%s).", self.folder, error)
+            self._warn_once(error)
+
+    def _warn_once(self, error: OSError) -> None:
+        if not self._has_warned:
+            _log.warning("Finished runs cannot be kept in %s (%s).", self.folder, error.strerror or error)
+        self._has_warned = True
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.npz"

@@ -7,7 +7,7 @@ horizon T.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -53,9 +53,18 @@ def best_run(data: xr.Dataset) -> int | None:
 
 
 def first_step(gap: Array, steps: Steps, level: float) -> float:
-    """The first recorded step at which ``gap`` is at most ``level``; NaN if there is none."""
+    """The first step at which ``gap`` is at most ``level``; NaN if there is none.
+
+    Between the last record above the level and the first one at most at it, the logarithm of the gap is interpolated.
+    """
     reached = np.flatnonzero(gap <= level)
-    return float(steps[reached[0]]) if len(reached) else math.nan
+    if not len(reached):
+        return math.nan
+    at = int(reached[0])
+    if at == 0 or not gap[at] > 0:
+        return float(steps[at])
+    above, below = math.log(gap[at - 1] / level), math.log(gap[at] / level)
+    return float(steps[at - 1] + (steps[at] - steps[at - 1]) * above / (above - below))
 
 
 def catch_up(gap: Array, reference: Array, steps: Steps) -> float:
@@ -66,21 +75,28 @@ def catch_up(gap: Array, reference: Array, steps: Steps) -> float:
     return 0.0 if math.isnan(reached) else float(steps[-1]) / max(reached, 1.0)
 
 
-def ratio_of_times(first: float, second: float, horizon: float, low: float, high: float) -> float:
+class Ratio(NamedTuple):
+    """A ratio, or a bound of it; NaN where nothing is known."""
+
+    value: float
+    is_bound: bool = False
+
+
+def ratio_of_times(first: float, second: float, horizon: float, low: float, high: float) -> Ratio:
     """``first`` / ``second`` for two times of which one may lie beyond the horizon (NaN).
 
-    A time beyond the horizon leaves a bound of the ratio. It is returned where it decides that the ratio lies outside
-    [low, high], else NaN: nothing is known.
+    A time beyond the horizon leaves a bound of the ratio, which is returned where it decides that the ratio lies
+    outside [low, high].
     """
     if math.isnan(first) and math.isnan(second):
-        return math.nan
+        return Ratio(math.nan)
     if math.isnan(second):
         upper = first / horizon
-        return upper if upper < low else math.nan
+        return Ratio(upper, is_bound=True) if upper < low else Ratio(math.nan)
     if math.isnan(first):
         lower = horizon / max(second, 1.0)
-        return lower if lower > high else math.nan
-    return max(first, 1.0) / max(second, 1.0)
+        return Ratio(lower, is_bound=True) if lower > high else Ratio(math.nan)
+    return Ratio(max(first, 1.0) / max(second, 1.0))
 
 
 def mean_log_ratio(gap: Array, reference: Array, steps: Steps, *, points: int = 50) -> float:

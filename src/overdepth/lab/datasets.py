@@ -29,7 +29,7 @@ def load_problem(
             ``.csv``, ``.npz`` or ``.parquet`` file.
         target: The target column of a file, or several. Columns of an ``.npz`` file are its arrays; the columns of a
             two-dimensional array ``X`` are called ``X[0]``, ``X[1]``, ...
-        scaling: One of ``overdepth.lab.SCALINGS``.
+        scaling: One of ``overdepth.lab.SCALINGS``, or ``"none"`` for data that are prepared already.
 
     Returns:
         The problem, X (m, d) and Y (m, k) in float64.

@@ -248,7 +248,7 @@ class Engine:
         if not state.groups:
             return
         design, constants, targets = self._exact
-        column = self.settings.recorded_steps.index(state.step)
+        column = -(-state.step // self.settings.record_every)
         index = torch.cat([group.index for group in state.groups]).numpy()
         block = max(1, BLOCK_BYTES // (8 * design.shape[0] * self.problem.k))
         losses = []

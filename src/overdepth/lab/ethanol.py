@@ -37,11 +37,14 @@ def load() -> Problem:
         ValueError: If a file is malformed or is not the known set.
         ConnectionError: If the set is not at hand and cannot be downloaded.
     """
-    folder = os.environ.get("OVERDEPTH_DATA")
-    if folder and (found := _from_folder(Path(folder))):
-        return found
-    cache = data_cache()
-    return _from_folder(cache) or _from_archive(_download(cache))
+    try:
+        folder = os.environ.get("OVERDEPTH_DATA")
+        if folder and (found := _from_folder(Path(folder))):
+            return found
+        cache = data_cache()
+        return _from_folder(cache) or _from_archive(_download(cache))
+    except PermissionError as error:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); check its permissions.") from error
 
 
 def data_cache() -> Path:
@@ -149,13 +152,16 @@ def _finite(text: str) -> float:
 def _download(cache: Path) -> Path:
     import pooch
 
+    named = os.environ.get("OVERDEPTH_DATA")
+    remedy = f"; the folder {named}, which OVERDEPTH_DATA names, does not hold them: put" if named else "; put"
+    pooch.get_logger().setLevel("WARNING")
     try:
         downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT_S)
         path = pooch.retrieve(ARCHIVE_URL, known_hash=None, fname=ARCHIVE_NAME, path=cache, downloader=downloader)
     except Exception as error:  # requests, urllib3 and the operating system each have their own
         raise ConnectionError(
-            f"the Ethanol data could not be downloaded ({type(error).__name__}); set OVERDEPTH_DATA to a folder with "
-            f"{FILE_NAME} or the unpacked UCI archive, or use the data set breast-cancer."
+            f"the Ethanol data could not be downloaded ({type(error).__name__}){remedy} {FILE_NAME} or the unpacked "
+            f"UCI archive into a folder and set OVERDEPTH_DATA to it, or use the data set breast-cancer."
         ) from error
     return Path(path)
 

@@ -15,8 +15,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` file by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as plain arrays.
+        OSError: If the file cannot be read.
+        ValueError: If it does not hold plain arrays.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -25,9 +25,9 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 with archive.open(name) as member:
                     arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays
-    except FileNotFoundError:
+    except OSError:
         raise
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is truncated, damaged, or no .npz file of plain arrays; replace it by a good copy."
         ) from error

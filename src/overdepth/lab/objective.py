@@ -111,7 +111,7 @@ class CrossEntropy(Objective):
             raise ValueError(
                 f"objective 'cross_entropy' needs at least two target columns with a single 1 in every row, the "
                 f"problem {problem.name!r} has {problem.k} column{'s' * (problem.k > 1)} of another kind; "
-                f"build it as Problem(X, np.eye(classes)[labels])."
+                f"name one target column a class, with scaling 'none', or build Problem(X, np.eye(classes)[labels])."
             )
         return problem.X, np.empty((problem.k, 0))
 

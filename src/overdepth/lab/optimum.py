@@ -11,6 +11,7 @@ import scipy.sparse
 from scipy.special import logsumexp
 
 from overdepth.lab.objective import CrossEntropy, Logistic, Objective, PowerLoss
+from overdepth.lab.objective import objective as objective_by_name
 from overdepth.lab.problem import Array, Problem
 
 RELATIVE_ACCURACY = 1e-12
@@ -34,7 +35,7 @@ class Optimum:
     attained: bool
 
 
-def optimal_loss(problem: Problem, objective: Objective) -> Optimum:
+def optimal_loss(problem: Problem, objective: Objective | str) -> Optimum:
     """The optimal value of ``objective`` for a linear model without bias.
 
     l_p losses are solved output by output: l2 by least squares, the others by Newton's method, whose steps are
@@ -44,7 +45,7 @@ def optimal_loss(problem: Problem, objective: Objective) -> Optimum:
 
     Args:
         problem: Any.
-        objective: From :func:`overdepth.lab.objective`.
+        objective: Its name, or what :func:`overdepth.lab.objective` gives.
 
     Returns:
         The value, accurate to 1e-10 relative, or NaN after a warning.
@@ -53,6 +54,8 @@ def optimal_loss(problem: Problem, objective: Objective) -> Optimum:
         ValueError: If the targets do not suit the objective.
         RuntimeError: If the linear program fails.
     """
+    if isinstance(objective, str):
+        objective = objective_by_name(objective)
     objective.design(problem)  # checks the targets
     if isinstance(objective, PowerLoss):
         total = sum(_power_optimum(problem.X, column, objective.p) for column in problem.Y.T)

@@ -33,7 +33,7 @@ class Problem:
         name: What the data are called in tables and pages.
         feature_names: d names.
         target_names: k names.
-        scaling: One of ``SCALINGS``, or ``"none"`` for data taken as given.
+        scaling: One of ``SCALINGS``; ``"none"`` for data taken as given, one-hot classes say.
         source: Where the data came from, for people.
         checksum: SHA-256 of the unscaled X and Y; made from X and Y if not given.
 
@@ -105,10 +105,12 @@ def scaled(problem: Problem, scaling: str) -> Problem:
     Raises:
         ValueError: If the scaling is unknown, the problem is scaled already, or a column is constant.
     """
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}.")
+    if scaling not in SCALING_MEANINGS:
+        raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALING_MEANINGS)}.")
     if problem.scaling != "none":
         raise ValueError(f"the problem is scaled already ({problem.scaling}); load it anew to scale it differently.")
+    if scaling == "none":
+        return problem
     _refuse_constant_columns(problem)
     X, Y = problem.X, standardised(problem.Y)
     if scaling == "minmax":
@@ -136,6 +138,7 @@ def scaled(problem: Problem, scaling: str) -> Problem:
 def standardised(array: Array) -> Array:
     """Columns with zero mean and unit population variance."""
     centred = array - array.mean(axis=0)
+    centred = centred / np.abs(centred).max(axis=0)  # else the squares of very large or small columns are lost
     return np.asarray(centred / np.sqrt(np.mean(centred**2, axis=0)))
 
 

@@ -63,7 +63,7 @@ class Run:
             if value not in allowed:
                 raise ValueError(f"Run.{name} is {value!r}, expected one of {', '.join(allowed)}.")
         for name, number in (("lr", self.lr), ("scale", self.scale), ("norm", self.norm)):
-            if number is not None:
+            if number is not None or name != "norm":
                 check_positive(number, f"Run.{name}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Run.weight_decay is {self.weight_decay!r}, expected a finite number >= 0.")
@@ -73,7 +73,7 @@ class Run:
                 f"rule: (1 - lr * weight_decay)^depth has no real value below."
             )
         seed: object = self.seed
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
             raise ValueError(f"Run.seed is {self.seed!r}, expected an integer from 0 to 2**32 - 1.")
         for field in fields(self):  # NumPy's numbers become Python's, so that equal settings look alike everywhere
             value = getattr(self, field.name)

@@ -35,8 +35,9 @@ def sweep(
     """Trains linear networks, all at once, and returns their losses.
 
     The loss is (1/m) sum_i (1/p) (prediction_i - y_i)^p for ``l<p>``, summed over outputs. Time grows linearly in
-    runs and steps once the runs fill the matrix products (from about 60 runs on; below, a step costs nearly the
-    same for fewer runs). Memory is that of the data, in float64 and in ``dtype``, and about 20 MB.
+    runs and steps once the runs fill the matrix products, from about 60 runs on; below, thin products and kernel
+    launches weigh more (the README has a table). Memory is that of the data, in float64 and in ``dtype``, of a block
+    of predictions of at most 16 MB, and of the recorded losses.
 
     Args:
         problem: The data.
@@ -68,10 +69,12 @@ def sweep(
         >>> bool((result.loss.isel(step=-1) < result.loss.isel(step=0)).all())
         True
     """
+    runs = list(runs)
     loss = objective_by_name(objective)
     settings = Settings(steps, record_every, dtype, batch_size, batch_seed)
     if not runs:
         raise ValueError("runs is empty, expected at least one Run.")
+    optimum = optimal_loss(problem, loss)
     keys = cache.keys(problem, loss.name, runs, settings) if cache else [""] * len(runs)
     finished = [cache.get(key) if cache else None for key in keys]
     missing = [i for i, found in enumerate(finished) if found is None]
@@ -85,7 +88,6 @@ def sweep(
             cache.put([keys[i] for i in missing], [found for i in missing if (found := finished[i])])
     seconds = time.perf_counter() - began
     data = _dataset(problem, runs, loss.name, settings, [found for found in finished if found])
-    optimum = optimal_loss(problem, loss)
     data["optimal_loss"] = ("run", np.full(len(runs), optimum.value))
     data["optimal_loss"].attrs = {"long_name": "optimal loss of a linear model", "attained": int(optimum.attained)}
     data.attrs.update(runs_computed=len(missing), seconds=seconds)

@@ -22,13 +22,21 @@ def load(path: Path, target: str | Sequence[str] | None) -> Problem:
     Raises:
         ValueError: If the file is missing, unreadable or not numeric, or the target is not named or unknown.
     """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; check the path.")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; give the path of a {', '.join(READERS)} file.")
+    try:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; check the path.")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file; give the path of a {', '.join(READERS)} file.")
+        with path.open("rb"):
+            pass  # whatever the reader complains of below is about what the file holds
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
     frame = READERS[path.suffix.lower()](path)
     if frame.shape[0] == 0 or frame.shape[1] < 2:
-        raise ValueError(f"{path} has {frame.shape[0]} rows and {frame.shape[1]} columns, expected >= 1 and >= 2.")
+        raise ValueError(
+            f"{path} has {frame.shape[0]} rows and {frame.shape[1]} columns, expected at least 1 and 2; "
+            f"cells of a .csv file are separated by commas."
+        )
     columns = [str(c) for c in frame.columns]
     shown = ", ".join(columns[:10]) + (", ..." if len(columns) > 10 else "")
     if target is None:
@@ -62,9 +70,13 @@ def _check_numeric(path: Path, column: pd.Series[float]) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"{path}: column {str(column.name)!r} has {column.iloc[row]!r} in data row {row + 1}, expected finite "
-            f"numbers; drop the column or fill the gap."
+            f"{path}: column {str(column.name)!r} has {_plain(column.iloc[row])!r} in data row {row + 1}, "
+            f"expected finite numbers; drop the column or fill the gap."
         )
+
+
+def _plain(cell: object) -> object:
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def _is_number(text: str) -> bool:

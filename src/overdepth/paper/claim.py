@@ -11,6 +11,8 @@ import numpy as np
 
 Verdict = Literal["holds", "fails", "inconclusive", "not run"]
 
+CONTROL = "our control"
+
 HORIZON = 100_000
 """Iterations that the statements are about; a shorter run gives no verdict."""
 
@@ -39,7 +41,7 @@ class Claim:
         seeds: The seeds.
         statistic: What ``value`` is.
         value: Median over seeds (of several numbers, the one farthest from 1); None if it is not defined.
-        range: Smallest and largest over seeds.
+        range: Smallest and largest over seeds of that number.
         threshold: What the statement needs.
         verdict: ``holds``, ``fails``, ``inconclusive`` or ``not run``.
         note: What a reader should know besides.
@@ -59,6 +61,11 @@ class Claim:
     verdict: Verdict
     note: str = ""
 
+    @property
+    def is_control(self) -> bool:
+        """Whether the comparison is a control of ours that the paper does not have."""
+        return self.source.endswith(CONTROL)
+
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values."""
         return asdict(self)
@@ -76,7 +83,13 @@ class Statement:
     holds: Callable[[float], bool]
 
     def judge(
-        self, comparison: str, samples: Sequence[float] | Sequence[Sequence[float]], setting: Setting, *, note: str = ""
+        self,
+        comparison: str,
+        samples: Sequence[float] | Sequence[Sequence[float]],
+        setting: Setting,
+        *,
+        note: str = "",
+        control: bool = False,
     ) -> Claim:
         """The verdict on a comparison.
 
@@ -85,30 +98,36 @@ class Statement:
             samples: Per seed the statistic, or several numbers that must all satisfy the threshold. NaN: undefined.
             setting: Under what.
             note: What a reader should know besides.
+            control: Whether the comparison is a control of ours that the paper does not have.
 
         Returns:
-            The claim. It is inconclusive if a number is undefined, or the runs were shorter than the horizon.
+            The claim. It is inconclusive if the runs were shorter than the horizon, or if a number is undefined and
+            no other one fails.
         """
         table = np.array(samples, dtype=np.float64).reshape(len(samples), -1)
         notes = [note.strip()] if note else []
         value: float | None = None
         spread: tuple[float, float] | None = None
         verdict: Verdict = "inconclusive"
-        defined = bool(np.isfinite(table).all())
-        if defined:
-            medians = np.median(table, axis=0)
+        known = table[:, np.isfinite(table).all(axis=0)]
+        if known.size:
+            medians = np.median(known, axis=0)
             farthest = int(np.abs(np.log(np.maximum(medians, 1e-300))).argmax())
             value = float(medians[farthest])
-            spread = (float(table.min()), float(table.max()))
-            verdict = "holds" if all(self.holds(float(median)) for median in medians) else "fails"
-        else:
-            notes.append("Undefined within the horizon: a level was not reached, or a run diverged.")
+            spread = (float(known[:, farthest].min()), float(known[:, farthest].max()))
+            if not all(self.holds(float(median)) for median in medians):
+                verdict = "fails"  # whatever the others are
+            elif known.shape == table.shape:
+                verdict = "holds"
+        if known.shape != table.shape:
+            notes.append("Partly undefined within the horizon: a level was not reached, or a run diverged.")
         if setting.steps < HORIZON:
             verdict = "inconclusive"
+        if setting.steps != HORIZON:
             notes.append(f"{setting.steps:,} iterations; the statement is about {HORIZON:,}.")
         return Claim(
             id=self.id,
-            source=self.source,
+            source=f"{self.source}; {CONTROL}" if control else self.source,
             statement=self.text,
             comparison=comparison,
             data=setting.data,

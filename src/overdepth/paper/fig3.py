@@ -69,7 +69,7 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
                 )
                 what = ", norm matched" if matched else ""
                 comparison = f"{objective}: depth {depth} against depth 1{what}"
-                found.append(statement.judge(comparison, ratios, setting, note=note))
+                found.append(statement.judge(comparison, ratios, setting, note=note, control=matched))
     return found
 
 
@@ -112,8 +112,8 @@ def pictures(data: xr.Dataset) -> list[Picture]:
         )
         shown.append(
             Picture(
-                f"{objective}: what is left of the gap at the last iteration, by learning rate. Rates that diverged "
-                "are missing.",
+                f"{objective}: what is left of the gap at the last iteration, by learning rate. Rates at which a seed "
+                "diverged are missing.",
                 learning_rate_figure(LEARNING_RATES, sensitivity, title=f"{title}: sensitivity to the learning rate"),
             )
         )

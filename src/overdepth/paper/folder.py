@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,16 +17,28 @@ def check_destination(folder: Path) -> None:
     Raises:
         ValueError: If it is not, with the remedy.
     """
-    folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output path {folder} is a file; name a folder with --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise ValueError(f"the output folder {folder} holds other files; name another folder with --out, or empty it.")
-    parent = folder.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"the output folder {folder} cannot be written below {parent}; name another one with --out.")
+    try:
+        folder = folder.resolve(strict=False)
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ValueError(f"the output path {folder} is a file; name a folder with --out.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+            raise ValueError(
+                f"the output folder {folder} holds other files; name another folder with --out, or empty it."
+            )
+        if folder.is_mount():
+            raise ValueError(
+                f"the output folder {folder} is a mount point, which cannot be replaced; name one below it."
+            )
+        parent = folder.parent
+        while not parent.exists():
+            parent = parent.parent
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=parent):
+            pass  # the report will be written beside its place just so
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"the output folder {folder} cannot be written ({reason}); name another one with --out."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -38,8 +49,8 @@ def replacing(folder: Path) -> Iterator[Path]:
         ValueError: If ``folder`` is no place for a report.
         OSError: If the disk refuses.
     """
-    folder = folder.absolute()
     check_destination(folder)
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:

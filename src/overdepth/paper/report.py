@@ -15,30 +15,29 @@ from markupsafe import Markup
 
 from overdepth._version import __version__
 from overdepth.lab.problem import SCALING_MEANINGS, Problem
-from overdepth.paper.claim import Setting, number
+from overdepth.paper.claim import number
 from overdepth.paper.reproduce import Reproduced
 
 _PLOTLY = {"responsive": True, "displaylogo": False}
 
 
-def write_report(folder: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
+def write_report(folder: Path, results: Sequence[Reproduced], problem: Problem, command: str) -> None:
     """Writes ``index.html``, ``claims.json`` and an ``.nc`` file for every item into an existing, empty folder.
 
     Args:
         folder: Where to write.
-        results: From :func:`reproduce`.
+        results: From :func:`reproduce`, at least one.
         problem: What they are about.
-        setting: Under what.
         command: The command line that makes this report.
     """
     claims = [claim.to_json() for result in results for claim in result.claims]
     (folder / "claims.json").write_text(json.dumps(claims, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for result in results:
         result.data.to_netcdf(folder / f"{result.item.name}.nc", engine="h5netcdf")
-    _write_page(folder / "index.html", results, problem, setting, command)
+    _write_page(folder / "index.html", results, problem, command)
 
 
-def _write_page(path: Path, results: Sequence[Reproduced], problem: Problem, setting: Setting, command: str) -> None:
+def _write_page(path: Path, results: Sequence[Reproduced], problem: Problem, command: str) -> None:
     """What the paper said, what was run, the curves, and the verdicts, as one page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["number"] = number
@@ -54,7 +53,7 @@ def _write_page(path: Path, results: Sequence[Reproduced], problem: Problem, set
         sections=sections,
         claims=[claim for result in results for claim in result.claims],
         problem=problem,
-        setting=setting,
+        setting=results[0].setting,
         scaling_meaning=SCALING_MEANINGS[problem.scaling],
         command=command,
         plotly=Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 - the library's own script
@@ -65,4 +64,4 @@ def _write_page(path: Path, results: Sequence[Reproduced], problem: Problem, set
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         },
     )
-    path.write_text(html, encoding="utf-8")
+    path.write_text(html, encoding="utf-8", errors="replace")  # a path in the command may be no UTF-8

@@ -30,9 +30,10 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """An item's results: the data of all its sweeps, the verdicts, and the seconds it took."""
+    """An item's results: under what, the data of all its sweeps, the verdicts, and the seconds it took."""
 
     item: Item
+    setting: Setting
     data: xr.Dataset
     claims: list[Claim]
     seconds: float
@@ -86,7 +87,7 @@ def reproduce(
             )
             reporter.advance(steps, len(plan.runs))
         data = joined(parts)
-        results.append(Reproduced(item, data, item.claims(data, setting), time.perf_counter() - began))
+        results.append(Reproduced(item, setting, data, item.claims(data, setting), time.perf_counter() - began))
     return results
 
 
