@@ -159,6 +159,7 @@ def _refuse_constant_columns(problem: Problem) -> None:
         if constant:
             shown = ", ".join(repr(name) for name in constant[:5]) + (", ..." if len(constant) > 5 else "")
             raise ValueError(
-                f"{problem.source}: {kind} column{'s' if len(constant) > 1 else ''} {shown} constant, which no scaling "
-                f"can standardise; drop {'them' if len(constant) > 1 else 'it'} from the file."
+                f"{problem.source}: {kind} column{'s' if len(constant) > 1 else ''} {shown} "
+                f"{'are' if len(constant) > 1 else 'is'} constant, which no scaling can standardise; "
+                f"drop {'them' if len(constant) > 1 else 'it'} from the file."
             )
