@@ -84,7 +84,8 @@ class ScalarChain(Group):
     def step(self, grad: Tensor) -> None:
         g, scalars = grad[:, 0], self.scalars
         inner = torch.bmm(self.vector[:, None], g[:, :, None])[:, 0]
-        rest = scalars[:, self._others].prod(dim=2)  # an empty product is 1
+        # The product of the other scalars: of two, each is the other's; an empty product is 1.
+        rest = scalars.flip(1) if scalars.shape[1] == 2 else scalars[:, self._others].prod(dim=2)
         if self._has_decay:
             self.vector.mul_(self.decay)
             scalars.mul_(self.decay)
