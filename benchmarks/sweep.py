@@ -6,6 +6,8 @@ The sweep is the one behind Figure 3: depths 1, 2, 3 x 10 learning rates x 5 see
 point operations are counted as 4 m d for each run and step after which the run was still finite; everything else the
 engine does (chain rule, updates, recording the losses in float64 every 100 steps, dropping diverged runs) counts as
 overhead. Peak and sweep alternate in one process, and the median over rounds is reported: the machine's clock drifts.
+``gemm_peak_fraction`` is of the peak of torch.mm; ``onednn_peak_fraction`` is of that of oneDNN's kernels, which the
+engine uses where torch has them, and which are faster on some processors (``overdepth.lab.gemm``).
 
 The loop is the usual one: for each run a torch.nn.Sequential of bias-free torch.nn.Linear, backward(), torch.optim.SGD.
 A few steps of one run a depth are timed and extrapolated. ``loop_speedup`` is for all runs and steps, which such a loop
@@ -32,6 +34,7 @@ import torch
 
 from overdepth.lab import Problem, Run, grid, load_problem, objective
 from overdepth.lab.engine import Engine
+from overdepth.lab.gemm import matmul_transposed
 from overdepth.lab.settings import Settings
 from overdepth.paper.item import LEARNING_RATES
 
@@ -69,14 +72,15 @@ def main() -> None:
 
 def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: int) -> dict[str, float]:
     engine = Engine(problem, runs, objective(name), Settings(steps=steps))
-    gemm = _gemm()
+    gemm, best_gemm = _gemms()
     loop = _loop(problem, engine.runs, name)
-    peaks, sweeps, loop_times = [], [], []
+    peaks, best_peaks, sweeps, loop_times = [], [], [], []
     resident = _reset_peak_memory()
     state = engine.advance(engine.start())
     memory = _peak_memory() - resident
     for _ in range(rounds):
         peaks.append(2 * GEMM_SIZE**3 / _seconds(gemm))
+        best_peaks.append(2 * GEMM_SIZE**3 / _seconds(best_gemm))
         state, seconds = _timed(lambda: engine.advance(engine.start()))
         sweeps.append(seconds)
         loop_times.append(loop())
@@ -94,6 +98,9 @@ def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: i
     }
     if name != "l2":  # l2 works on Gram matrices: it has no such number of operations
         figures["gemm_peak_fraction"] = statistics.median(fractions)
+        best = [flops / seconds / peak for seconds, peak in zip(sweeps, best_peaks, strict=True)]
+        figures["onednn_peak_gflops"] = statistics.median(best_peaks) / 1e9
+        figures["onednn_peak_fraction"] = statistics.median(best)
     figures = {key: round(value, 3) for key, value in figures.items()}
     print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
     return figures
@@ -159,10 +166,11 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _gemm() -> Callable[[], torch.Tensor]:
+def _gemms() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """A large square product by torch.mm, and by what the engine uses."""
     a, b = torch.randn(GEMM_SIZE, GEMM_SIZE), torch.randn(GEMM_SIZE, GEMM_SIZE)
     out = torch.empty(GEMM_SIZE, GEMM_SIZE)
-    return lambda: torch.mm(a, b, out=out)
+    return lambda: torch.mm(a, b, out=out), lambda: matmul_transposed(a, b)
 
 
 def _seconds(function: Callable[[], object], repeats: int = 5) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overdepth.lab.gemm import matmul_transposed
 from overdepth.lab.groups import Group, make_groups
 from overdepth.lab.objective import Objective, PowerLoss
 from overdepth.lab.problem import Array, Problem
@@ -59,13 +60,11 @@ class SweepState:
 
 
 class _Block(NamedTuple):
-    """Rows of the data, and where their predictions go: a view by run and output, and the same memory flat."""
+    """Rows of the data, as the two products of a step want them."""
 
-    design: Tensor  # (d + e, rows)
-    features: Tensor  # (rows, d)
+    design: Tensor  # (rows, d + e)
+    features: Tensor  # (d, rows)
     targets: Tensor  # (k, rows)
-    predictions: Tensor  # (runs, k, rows)
-    flat: Tensor  # (runs k, rows)
 
 
 @dataclass
@@ -199,21 +198,22 @@ class Engine:
         """The rows of the data in blocks whose predictions are small enough to stay in the cache."""
         live, k, _ = weights.shape
         size = max(256, BLOCK_BYTES // (live * k * weights.element_size()))
-        parts = list(zip(torch.split(design, size), torch.split(targets, size, dim=1), strict=True))
-        buffer = torch.empty(live * k * len(parts[0][0]), dtype=weights.dtype)
-        blocks = []
-        for part, target in parts:
-            predictions = buffer[: live * k * len(part)].view(live, k, -1)
-            blocks.append(_Block(part.t(), part[:, : self.problem.d], target, predictions, predictions.flatten(0, 1)))
-        return blocks
+        d = self.problem.d
+        parts = zip(torch.split(design, size), torch.split(targets, size, dim=1), strict=True)
+        return [_Block(part, part[:, :d].t().contiguous(), target) for part, target in parts]
 
     def _gradient(self, weights: Tensor, grad: Tensor, blocks: Sequence[_Block]) -> None:
         """The gradients at ``weights``, shape (runs k, d + e), into ``grad``, shape (runs k, d)."""
-        scale = 1.0 / sum(len(block.features) for block in blocks)
+        scale = 1.0 / sum(len(block.design) for block in blocks)
         for i, block in enumerate(blocks):
-            torch.mm(weights, block.design, out=block.flat)
-            self.objective.derivative_(block.predictions, block.targets)
-            torch.addmm(grad, block.flat, block.features, beta=float(i > 0), alpha=scale, out=grad)
+            predictions = matmul_transposed(weights, block.design)
+            by_run = predictions.view(-1, self.problem.k, len(block.design))
+            self.objective.derivative_(by_run, block.targets)
+            part = matmul_transposed(predictions, block.features)
+            if i == 0:
+                torch.mul(part, scale, out=grad)
+            else:
+                grad.add_(part, alpha=scale)
 
     def _batch(self, step: int) -> Tensor:
         """Rows of the step's minibatch: a function of the seed and the step alone."""
