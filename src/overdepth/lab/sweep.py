@@ -35,7 +35,7 @@ def sweep(
     """Trains linear networks, all at once, and returns their losses.
 
     The loss is (1/m) sum_i (1/p) (prediction_i - y_i)^p for ``l<p>``, summed over outputs. Time grows linearly in
-    runs and steps once the runs fill the matrix products, from about 60 runs on; below, thin products and kernel
+    runs and steps once the runs fill the matrix products, from about a hundred runs on; below, thin products and kernel
     launches weigh more (the README has a table). Memory is that of the data, in float64 and in ``dtype``, of a block
     of predictions of at most 16 MB, and of the recorded losses.
 
