@@ -8,11 +8,11 @@ from __future__ import annotations
 try:
     from overdepth.lab.cache import RunCache
     from overdepth.lab.datasets import DATASETS, load_problem
-    from overdepth.lab.objective import Objective, objective
+    from overdepth.lab.objectives import Objective, objective
     from overdepth.lab.optimum import Optimum, optimal_loss
     from overdepth.lab.problem import SCALINGS, Problem
     from overdepth.lab.run import METHODS, Run, grid
-    from overdepth.lab.sweep import sweep
+    from overdepth.lab.sweeps import sweep
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] == "overdepth":
         raise

@@ -103,7 +103,7 @@ class RunCache:
 def _code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
-    names = ["chain", "initialization", "rule", "lab/run", "lab/objective", "lab/groups", "lab/engine"]
+    names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
     names += ["lab/gemm", "lab/settings"]
     digest = hashlib.sha256()
     for name in names:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from overdepth.lab.gemm import matmul_transposed
 from overdepth.lab.groups import Group, make_groups
-from overdepth.lab.objective import Objective, PowerLoss
+from overdepth.lab.objectives import Objective, PowerLoss
 from overdepth.lab.problem import Array, Problem
 from overdepth.lab.run import Run
 from overdepth.lab.settings import Settings

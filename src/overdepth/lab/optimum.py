@@ -10,8 +10,8 @@ import scipy.optimize
 import scipy.sparse
 from scipy.special import logsumexp
 
-from overdepth.lab.objective import CrossEntropy, Logistic, Objective, PowerLoss
-from overdepth.lab.objective import objective as objective_by_name
+from overdepth.lab.objectives import CrossEntropy, Logistic, Objective, PowerLoss
+from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.problem import Array, Problem
 
 RELATIVE_ACCURACY = 1e-12

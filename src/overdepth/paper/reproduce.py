@@ -10,7 +10,7 @@ import xarray as xr
 
 from overdepth.lab.cache import RunCache
 from overdepth.lab.problem import Problem
-from overdepth.lab.sweep import sweep
+from overdepth.lab.sweeps import sweep
 from overdepth.paper.claim import Claim, Setting
 from overdepth.paper.item import Item
 

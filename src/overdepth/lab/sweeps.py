@@ -12,7 +12,7 @@ import xarray as xr
 from overdepth._version import __version__
 from overdepth.lab.cache import Finished, RunCache
 from overdepth.lab.engine import Engine, Progress
-from overdepth.lab.objective import objective as objective_by_name
+from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.optimum import optimal_loss
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import RUN_FIELDS, Run
