@@ -27,6 +27,17 @@ def reproduce(*arguments: str) -> int:
     return main(["reproduce", *arguments])
 
 
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """``overdepth reproduce fig3`` on the embedded data, in a process of its own."""
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "overdepth", "reproduce", "fig3", "--data", "breast-cancer", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report"
     assert reproduce("fig2", "fig3", "--data", "breast-cancer", "--steps", "200", "--out", str(out)) == 0
@@ -138,14 +149,7 @@ def test_an_interrupt_keeps_the_old_report_and_the_finished_sweeps(tmp_path: Pat
     assert reproduce("fig3", "--data", "breast-cancer", "--steps", "10", "--out", str(out)) == 0
     before = (out / "index.html").read_bytes()
     cached = set((tmp_path / "cache").rglob("*.npz"))
-    command = [sys.executable, "-m", "overdepth", "reproduce", "fig3", "--data", "breast-cancer", "--steps", "50000"]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "--out", str(out)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started("--steps", "50000", "--out", str(out))
     deadline = time.monotonic() + 120
     while set((tmp_path / "cache").rglob("*.npz")) == cached:  # until the first sweep is finished
         assert process.poll() is None, process.communicate()
@@ -168,14 +172,7 @@ def test_brackets_in_a_path_are_no_markup(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_reader_that_leaves_early_does_not_stop_the_report(tmp_path: Path) -> None:
     out = tmp_path / "report"
-    command = [sys.executable, "-m", "overdepth", "reproduce", "fig3", "--data", "breast-cancer", "--steps", "5"]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "--out", str(out)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started("--steps", "5", "--out", str(out))
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

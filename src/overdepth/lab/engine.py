@@ -81,6 +81,7 @@ class Engine:
     settings: Settings
     _constants: Tensor = field(init=False)
     _design: Tensor = field(init=False)
+    _features: Tensor = field(init=False)
     _targets: Tensor = field(init=False)
     _gram: Tensor | None = field(init=False)
     _exact: tuple[Tensor, Tensor, Tensor] = field(init=False)
@@ -95,14 +96,14 @@ class Engine:
         quadratic = isinstance(self.objective, PowerLoss) and self.objective.p == 2
         exact = design
         if quadratic and design.shape[0] > design.shape[1]:
-            exact = np.asarray(
-                np.linalg.qr(design, mode="r")
-            )  # same Gram matrix, so the same sum of squares, from few rows
+            # The triangular factor has the same Gram matrix, so the same sum of squares, in few rows.
+            exact = np.asarray(np.linalg.qr(design, mode="r"))
         dtype = self.settings.dtype
         targets = torch.from_numpy(np.ascontiguousarray(self.problem.Y.T))
         self._exact = (torch.from_numpy(exact), torch.from_numpy(constants), targets)
         self._constants = torch.from_numpy(constants).to(dtype)
         self._design = torch.from_numpy(design).to(dtype)
+        self._features = self._design[:, : self.problem.d].t().contiguous()
         self._targets = targets.to(dtype)
         self._gram = None
         if quadratic and batch is None:
@@ -178,14 +179,14 @@ class Engine:
         trace = torch.empty(last - state.step, live, dtype=weights.dtype)
         views = [(group, grad[rows], weights[rows, :, :d]) for group, rows in _rows(state)]
         flat_weights, flat_grad = weights.view(-1, weights.shape[2]), grad.view(-1, d)
-        blocks = [] if self._gram is not None else self._blocks(weights, self._design, self._targets)
+        blocks = self._blocks(weights, self._design, self._features, self._targets)
         for row in trace:
             if self._gram is not None:
                 torch.mm(flat_weights, self._gram, out=flat_grad)
             else:
                 if self.settings.batch_size is not None:
                     rows = self._batch(state.step)
-                    blocks = self._blocks(weights, self._design[rows], self._targets[:, rows])
+                    blocks = self._blocks(weights, self._design[rows], self._features[:, rows], self._targets[:, rows])
                 self._gradient(flat_weights, flat_grad, blocks)
             for group, own_grad, own_weight in views:
                 group.step(own_grad)
@@ -194,13 +195,13 @@ class Engine:
             state.step += 1
         return trace
 
-    def _blocks(self, weights: Tensor, design: Tensor, targets: Tensor) -> list[_Block]:
+    @staticmethod
+    def _blocks(weights: Tensor, design: Tensor, features: Tensor, targets: Tensor) -> list[_Block]:
         """The rows of the data in blocks whose predictions are small enough to stay in the cache."""
         live, k, _ = weights.shape
         size = max(256, BLOCK_BYTES // (live * k * weights.element_size()))
-        d = self.problem.d
-        parts = zip(torch.split(design, size), torch.split(targets, size, dim=1), strict=True)
-        return [_Block(part, part[:, :d].t().contiguous(), target) for part, target in parts]
+        parts = (torch.split(design, size), torch.split(features, size, dim=1), torch.split(targets, size, dim=1))
+        return [_Block(*part) for part in zip(*parts, strict=True)]
 
     def _gradient(self, weights: Tensor, grad: Tensor, blocks: Sequence[_Block]) -> None:
         """The gradients at ``weights``, shape (runs k, d + e), into ``grad``, shape (runs k, d)."""

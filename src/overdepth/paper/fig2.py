@@ -20,14 +20,16 @@ RECORD_EVERY = 10
 OBJECTIVES = ("l2", "l4")
 SOURCE = "Arora, Cohen & Hazan 2018, Figure 2"
 LEVELS = (0.5, 0.25, 0.1)
+EMULATES = (0.8, 1.25)
+NEGLIGIBLE = (0.5, 2.0)
 
 RULE = Statement(
     id="fig2.rule",
     source=SOURCE,
     text="A single layer trained by the end-to-end rule emulates the deep network.",
     statistic="iterations to 50%, 25% and 10% of the initial gap, network / rule, from the network's own W_e",
-    threshold="all in [0.8, 1.25]",
-    holds=lambda ratio: 0.8 <= ratio <= 1.25,
+    threshold=f"all in [{EMULATES[0]:g}, {EMULATES[1]:g}]",
+    holds=lambda ratio: EMULATES[0] <= ratio <= EMULATES[1],
 )
 RULE_BALANCED = Statement(
     id="fig2.rule-balanced",
@@ -42,8 +44,8 @@ WIDTH = Statement(
     source=SOURCE,
     text="The width of the hidden layers has a negligible effect.",
     statistic=f"iterations to 10% of the initial gap, width 1 / width {WIDE}",
-    threshold="in [0.5, 2]",
-    holds=lambda ratio: 0.5 <= ratio <= 2.0,
+    threshold=f"in [{NEGLIGIBLE[0]:g}, {NEGLIGIBLE[1]:g}]",
+    holds=lambda ratio: NEGLIGIBLE[0] <= ratio <= NEGLIGIBLE[1],
 )
 DEPTH = Statement(
     id="fig2.depth",
@@ -140,13 +142,13 @@ class _Arms:
         network = self.curve(seed, depth=depth, width=width, init=init)
         rule = self.curve(seed, depth=depth, width=width, method="end_to_end")
         pairs = zip(self._times(network, LEVELS), self._times(rule, LEVELS), strict=True)
-        return [ratio_of_times(a, b, float(self.steps[-1]), 0.8, 1.25) for a, b in pairs]
+        return [ratio_of_times(a, b, float(self.steps[-1]), *EMULATES) for a, b in pairs]
 
     def width_effect(self, seed: int, depth: int, *, norm: object) -> Ratio:
         """The ratio of times to a tenth of the gap, width 1 / width 100."""
         curves = (self.curve(seed, depth=depth, width=1), self.curve(seed, depth=depth, width=WIDE, norm=norm))
         narrow, wide = (self._times(curve, LEVELS[-1:])[0] for curve in curves)
-        return ratio_of_times(narrow, wide, float(self.steps[-1]), 0.5, 2.0)
+        return ratio_of_times(narrow, wide, float(self.steps[-1]), *NEGLIGIBLE)
 
     def depth_effect(self, seed: int, *, norm: object) -> float:
         """C(depth 3 over depth 2) for width 1."""
