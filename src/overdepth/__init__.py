@@ -9,9 +9,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from overdepth import nn
 from overdepth._version import __version__
 from overdepth.chain import balanced_factors, imbalance, product
 from overdepth.initialization import initial_factors
+from overdepth.nn import (
+    CollapseError,
+    CollapseReport,
+    collapse,
+    collapse_,
+    overparameterize_,
+    verify_collapse,
+)
 from overdepth.rule import end_to_end_spectrum, end_to_end_update
 from overdepth.transfer import TransferOperator, transfer_operator
 
@@ -19,15 +28,22 @@ if TYPE_CHECKING:
     from overdepth import lab as lab
 
 __all__ = [
+    "CollapseError",
+    "CollapseReport",
     "TransferOperator",
     "__version__",
     "balanced_factors",
+    "collapse",
+    "collapse_",
     "end_to_end_spectrum",
     "end_to_end_update",
     "imbalance",
     "initial_factors",
+    "nn",
+    "overparameterize_",
     "product",
     "transfer_operator",
+    "verify_collapse",
 ]
 
 

@@ -8,7 +8,7 @@ Leading dimensions are batch dimensions throughout.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ def product(factors: Sequence[Tensor]) -> Tensor:
         tensor([[3., 3.]])
     """
     check_factors(factors)
+    return multiply(factors)
+
+
+def multiply(factors: Sequence[Tensor]) -> Tensor:
+    """:func:`product` of factors that are known to chain."""
     widths = [factors[0].shape[-1], *(f.shape[-2] for f in factors)]
     # Growing from the input costs n_0 * n_{j-1} * n_j a factor, from the output n_N * n_{j-1} * n_j.
     if widths[0] <= widths[-1]:
@@ -107,11 +112,16 @@ def balanced_factors(weight: Tensor, depth: int, width: int | None = None) -> li
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Section 5 and Appendix A.1.
     """
-    return [f.to(weight.dtype) for f in split(weight, depth, width)]
+    return split(weight, depth, width, dtype=weight.dtype)
 
 
-def split(weight: Tensor, depth: int, width: int | None) -> list[Tensor]:
-    """The factors of :func:`balanced_factors` before they are rounded: float64, never the weight's own memory."""
+def split(
+    weight: Tensor, depth: int, width: int | None, *, dtype: torch.dtype = torch.float64, truncate: bool = False
+) -> list[Tensor]:
+    """The factors of :func:`balanced_factors`, rounded once to ``dtype``; never the weight's own memory.
+
+    ``truncate`` keeps the best approximation of rank ``width`` where the weight has a larger rank.
+    """
     check_matrix(weight, "weight")
     check_depth(depth)
     small = min(weight.shape[-2:])
@@ -119,22 +129,70 @@ def split(weight: Tensor, depth: int, width: int | None) -> list[Tensor]:
     if not torch.isfinite(weight).all():
         raise ValueError(f"weight of shape {shape(weight)} has non-finite entries; it cannot be split into factors.")
     if depth == 1:
-        return [weight.to(torch.float64, copy=True)]
-    u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+        return [weight.to(dtype, copy=True)]
+    if weight.shape[-2] > weight.shape[-1]:
+        return [f.mT.contiguous() for f in reversed(_split_wide(weight.mT, depth, width, dtype, truncate))]
+    return _split_wide(weight, depth, width, dtype, truncate)
+
+
+def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, truncate: bool) -> list[Tensor]:
+    """The balanced split of a weight with k <= d."""
+    u, s, rows = _left_singular(weight)
+    small = s.shape[-1]
     if width < small:
-        rank = int((s > max(weight.shape[-2:]) * torch.finfo(weight.dtype).eps * s[..., :1]).sum(-1).max())
-        if rank > width:
+        rank = int((s > weight.shape[-1] * torch.finfo(weight.dtype).eps * s[..., :1]).sum(-1).max())
+        if rank > width and not truncate:
             raise ValueError(
                 f"width is {width}, below the rank {rank} of the weight of shape {shape(weight)}: "
                 f"no product of that width equals it; use width >= {rank}."
             )
-        u, s, vh = u[..., :width], s[..., :width], vh[..., :width, :]
+        u, s = u[..., :width], s[..., :width]
     root = s ** (1.0 / depth)
-    pad = width - root.shape[-1]
-    root_u = torch.nn.functional.pad(u * root[..., None, :], (0, pad))
-    root_vh = torch.nn.functional.pad(root[..., :, None] * vh, (0, 0, 0, pad))
-    middle = torch.diag_embed(torch.nn.functional.pad(root, (0, pad)))
-    return [root_vh, *(middle.clone() for _ in range(depth - 2)), root_u]
+    pad = max(width - small, 0)
+    # Rows s v^T of U^T W, scaled to s^{1/N} v^T; a null direction has no row.
+    scale = torch.where(s > 0, root / torch.where(s > 0, s, 1.0), 0.0)
+    first = weight.new_zeros(*weight.shape[:-2], width, weight.shape[-1], dtype=dtype)
+    for columns in range(0, weight.shape[-1], _BLOCK):
+        block = slice(columns, columns + _BLOCK)
+        first[..., : s.shape[-1], block] = (scale[..., :, None] * rows(block)[..., : s.shape[-1], :]).to(dtype)
+    middle = torch.diag_embed(torch.nn.functional.pad(root, (0, pad))).to(dtype)
+    last = torch.nn.functional.pad(u * root[..., None, :], (0, pad)).to(dtype)
+    return [first, *(middle.clone() for _ in range(depth - 2)), last.contiguous()]
+
+
+_BLOCK = 4096  # columns that are in float64 at a time
+
+
+def _left_singular(weight: Tensor) -> tuple[Tensor, Tensor, Callable[[slice], Tensor]]:
+    """U (k, k) and the singular values of a weight with k <= d, falling, and columns of U^T W, in float64.
+
+    For float32 and below, U comes from the Gram matrix in float64: ten times faster, and no less accurate after
+    rounding, since U U^T W = W for any orthogonal U, and the singular values are the rows' norms of U^T W. Only
+    singular values that are lost beside the largest in the weight's own type need the decomposition itself.
+    """
+    if weight.dtype != torch.float64:
+        u, s, rows = _from_gram(weight)
+        if bool((s[..., -1] > torch.finfo(torch.float32).eps * s[..., 0]).all()):
+            return u, s, rows
+    u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    scaled = s[..., :, None] * vh
+    return u, s, lambda block: scaled[..., block]
+
+
+def _from_gram(weight: Tensor) -> tuple[Tensor, Tensor, Callable[[slice], Tensor]]:
+    scale = weight.abs().amax((-2, -1), keepdim=True).double()
+    scale = torch.where(scale > 0, scale, 1.0)  # so that no square of what float32 holds under- or overflows
+
+    def columns(block: slice) -> Tensor:
+        return weight[..., block].double() / scale
+
+    blocks = [slice(start, start + _BLOCK) for start in range(0, weight.shape[-1], _BLOCK)]
+    gram = torch.stack([c @ c.mT for c in map(columns, blocks)]).sum(0)
+    u = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    s = torch.stack([(u.mT @ c).square().sum(-1) for c in map(columns, blocks)]).sum(0).sqrt()
+    s, order = s.sort(dim=-1, descending=True)  # rounding may have swapped neighbours
+    u = u.gather(-1, order[..., None, :].expand_as(u))
+    return u, s * scale[..., 0], lambda block: (u.mT @ columns(block)) * scale
 
 
 def check_width(width: object, *, default: int, qualified_name: str = "width") -> int:

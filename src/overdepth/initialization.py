@@ -107,7 +107,7 @@ def initial_factors(
         factors, holder = _around_identity(kept, depth, width)
         return [f.to(device, dtype) for f in _rescaled(factors, norm, holder=holder)]
     if init == "balanced" and weight is not None:
-        factors = split(weight, depth, width)
+        factors = split(weight, depth, width, dtype=torch.float64 if norm else dtype)
         return [f.to(device, dtype) for f in _rescaled(factors, norm)]
 
     factors = [normal(rows, columns) for columns, rows in itertools.pairwise(dims)]

@@ -88,6 +88,11 @@ class TransferOperator:
         """The largest eigenvalue; see :meth:`min_eigenvalue`."""
         return self._extreme_eigenvalues()[1]
 
+    def mean_eigenvalue(self) -> float:
+        """The mean of all k * d eigenvalues, at any size: sum_j tr(A_j) tr(B_j) / (k d)."""
+        traces = sum(float(a.trace() * b.trace()) for a, b in zip(self._left, self._right, strict=True))
+        return traces / (self.shape[0] * self.shape[1])
+
     def eigenvalue_bounds(self) -> tuple[float, float]:
         """Certified bounds for all eigenvalues at any size, from those of the A_j and B_j.
 

@@ -1,0 +1,205 @@
+"""A convolution as 1 x 1 convolutions, a spatial kernel, and 1 x 1 convolutions again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from overdepth.chain import multiply, split
+from overdepth.initialization import initial_factors
+from overdepth.layouts.base import Layout, Start
+
+_SWEEPS = 200  # of pairwise balancing, each of which divides the imbalance by about four
+
+
+@dataclass(frozen=True)
+class KernelLayout(Layout):
+    """1 x 1 factors, the kernel in the middle (``factors[depth // 2]``), 1 x 1 factors.
+
+    The hidden widths are the channels on either side, so that the kernel itself is as large as the weight.
+
+    Attributes:
+        weight_shape: (out, in / groups, *kernel).
+        depth_: The number of factors, 3 or more.
+        width_: The channels of each group between all factors, or None for the kernel's own.
+        groups: Groups of channels that have factors of their own.
+    """
+
+    weight_shape: tuple[int, ...]
+    depth_: int
+    width_: int | None = None
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth_ < 3:
+            raise ValueError(f"depth is {self.depth_}; 'kernel_between' has a factor on either side: depth >= 3.")
+
+    @property
+    def position(self) -> int:
+        """The index of the kernel among the factors."""
+        return self.depth_ // 2
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """(out, in) of each group."""
+        return self.weight_shape[0] // self.groups, self.weight_shape[1]
+
+    @property
+    def width(self) -> int:
+        """The hidden width."""
+        return self.enough_width if self.width_ is None else self.width_
+
+    @property
+    def enough_width(self) -> int:
+        """The larger number of channels of a group."""
+        return max(self._channels)
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Channels before and after the kernel."""
+        out, into = self._channels
+        return (into, out) if self.width_ is None else (self.width_, self.width_)
+
+    @property
+    def _matrix_shapes(self) -> list[tuple[int, int]]:
+        """(rows, columns) of every factor, the kernel's without its spatial axes."""
+        out, into = self._channels
+        before, after = self._widths
+        dims = [into, *[before] * self.position, *[after] * (self.depth_ - 1 - self.position), out]
+        return [(rows, columns) for columns, rows in itertools.pairwise(dims)]
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(n_j, n_{j-1}), the kernel's with the spatial axes behind; the groups in front if there are several."""
+        leading = (self.groups,) if self.groups > 1 else ()
+        return tuple(
+            (*leading, *matrix, *(self.weight_shape[2:] if j == self.position else ()))
+            for j, matrix in enumerate(self._matrix_shapes)
+        )
+
+    @property
+    def product_cost(self) -> int:
+        """The 1 x 1s among themselves, then both sides onto the kernel."""
+        out, into = self._channels
+        before, after = self._widths
+        kernel = math.prod(self.weight_shape[2:])
+        ones = sum(into * r * c for r, c in self._matrix_shapes[1 : self.position])
+        ones += sum(out * r * c for r, c in self._matrix_shapes[self.position + 1 : -1])
+        return self.groups * (ones + kernel * after * before * into + kernel * out * after * into)
+
+    def chained_cost(self, inputs: int, outputs: int) -> int:
+        """1 x 1s before the kernel see the input's positions, the others the output's."""
+        sizes = [math.prod(s) for s in self.factor_shapes]
+        return inputs * sum(sizes[: self.position]) + outputs * sum(sizes[self.position :])
+
+    def product(self, factors: Sequence[Tensor]) -> Tensor:
+        """The kernel between the products of either side."""
+        p = self.position
+        g, (out, into), (before, after) = self.groups, self._channels, self._widths
+        below, above = multiply(factors[:p]), multiply(factors[p + 1 :])
+        kernel = factors[p].reshape(g, after, before, -1).movedim(2, 3).reshape(g, -1, before)
+        kernel = (kernel @ below).reshape(g, after, -1)
+        return (above @ kernel).reshape(g * out, -1, into).movedim(1, 2).reshape(self.weight_shape)
+
+    def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
+        """``identity``: the kernel holds the weight; ``balanced``: the flattenings at each inner side agree."""
+        if start.keeps_the_weight:
+            factors = self._around(weight)
+            if start.init == "balanced":
+                factors = self._balance(factors, torch.finfo(weight.dtype).eps)
+        else:
+            factors = self._drawn(weight, start)
+        return [f.to(weight.dtype).reshape(s).contiguous() for f, s in zip(factors, self.factor_shapes, strict=True)]
+
+    def _around(self, weight: Tensor) -> list[Tensor]:
+        """Identities around the weight, each factor (groups, rows, columns, kernel size) in float64."""
+        out, into = self._channels
+        if min(self._widths[0] - into, self._widths[1] - out) < 0:
+            raise ValueError(
+                f"width is {self.width_}; 'kernel_between' keeps a weight of shape {self.weight_shape} from width "
+                f"{self.enough_width} on."
+            )
+        factors = [
+            torch.eye(*s, dtype=torch.float64, device=weight.device).expand(self.groups, *s)[..., None]
+            for s in self._matrix_shapes
+        ]
+        rows, columns = self._matrix_shapes[self.position]
+        kernel = weight.detach().double().reshape(self.groups, out, into, -1)
+        factors[self.position] = torch.nn.functional.pad(kernel, (0, 0, 0, columns - into, 0, rows - out))
+        return factors
+
+    def _balance(self, factors: list[Tensor], tolerance: float) -> list[Tensor]:
+        """Balances neighbour after neighbour until W_{j+1}^T W_{j+1} = W_j W_j^T everywhere."""
+        for _ in range(_SWEEPS):
+            worst = 0.0
+            for j in range(len(factors) - 1):
+                lower, upper = factors[j], factors[j + 1]
+                below = lower.flatten(2)  # (g, shared, columns and kernel)
+                above = upper.movedim(2, 3).flatten(1, 2)  # (g, rows and kernel, shared)
+                a, b = above.mT @ above, below @ below.mT
+                size = float(a.norm() + b.norm())
+                if size == 0:
+                    continue
+                worst = max(worst, float((a - b).norm()) / size)
+                below, above = split(above @ below, 2, below.shape[1], truncate=True)
+                factors[j] = below.reshape(lower.shape)
+                factors[j + 1] = above.reshape(self.groups, upper.shape[1], upper.shape[3], -1).movedim(3, 2)
+            if worst <= tolerance:
+                break
+        return factors
+
+    def null_directions(self, factors: Sequence[Tensor]) -> int:
+        """Channels on either side of a balanced kernel that are lost beside the largest."""
+        out, into = self._channels
+        taps = math.prod(self.weight_shape[2:])
+        noise = max(out, into) * taps * torch.finfo(factors[0].dtype).eps
+        lost = 0
+        for norms, count in (
+            (factors[0].detach().double().norm(dim=-1), min(into, out * taps)),
+            (factors[-1].detach().double().norm(dim=-2), min(out, into * taps)),
+        ):
+            values = norms.topk(min(count, norms.shape[-1])).values ** self.depth_
+            lost += int((values <= noise * values.amax(-1, keepdim=True)).sum())
+        return lost
+
+    def _drawn(self, weight: Tensor, start: Start) -> list[Tensor]:
+        """Every factor by itself, as :func:`overdepth.initial_factors` draws one; a kernel's identity is its centre."""
+        match_norm = isinstance(start.scale, str)
+        factors = [draw(s, start, self.weight_shape[2:] if j == self.position else (), self.groups, weight.device)
+                   for j, s in enumerate(self._matrix_shapes)]  # fmt: skip
+        return matched(factors, self, weight) if match_norm else factors
+
+
+def draw(
+    matrix_shape: tuple[int, int], start: Start, kernel: Sequence[int], groups: int, device: torch.device
+) -> Tensor:
+    """A factor of shape (groups, rows, columns, kernel size) in float64."""
+    rows, columns = matrix_shape
+    taps = math.prod(kernel)
+    scale = 1.0 if isinstance(start.scale, str) else start.scale
+    blocks = []
+    for _ in range(groups):
+        init = "near_zero" if start.init == "near_identity" else start.init
+        (block,) = initial_factors(
+            rows, columns * taps, 1, init=init, scale=scale, generator=start.generator, dtype=torch.float64
+        )
+        block = block.reshape(rows, columns, taps)
+        if start.init == "near_identity":
+            centre = 0
+            for k in kernel:
+                centre = centre * k + k // 2
+            block[:, :, centre] += torch.eye(rows, columns, dtype=torch.float64)
+        blocks.append(block)
+    return torch.stack(blocks).to(device)
+
+
+def matched(factors: list[Tensor], layout: Layout, weight: Tensor) -> list[Tensor]:
+    """The factors, rescaled alike so that their product has the norm of ``weight``."""
+    shaped = [f.reshape(s) for f, s in zip(factors, layout.factor_shapes, strict=True)]
+    ratio = float(weight.detach().double().norm()) / float(layout.product(shaped).norm())
+    return [f * ratio ** (1 / len(factors)) for f in factors]

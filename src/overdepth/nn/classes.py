@@ -1,0 +1,184 @@
+"""The class of a layer with factors: a subclass of its own class, so that ``isinstance`` and hooks see no change.
+
+``torch.nn.utils.parametrize`` does the same with a class for every instance; when it removes a parametrization it takes
+the property from a class that deep copies share, and moves the weight behind the bias. Here there is one class for each
+class of layers, which also lets copies, pickles and compiled code be shared, and the weight's slot in ``_parameters``
+stays where it is (None while there are factors), so that folding restores the order of ``parameters()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from overdepth.nn.factors import Factors
+from overdepth.nn.layers import ChainedForward
+
+_HELD = "_overdepth_held_weights"
+
+
+def attach(module: nn.Module, name: str, factors: Factors, chained: ChainedForward | None) -> None:
+    """Makes ``module.<name>`` the product of ``factors``; its slot among the parameters is kept, empty."""
+    names = (*_names(module), name)
+    base: Any = plain_class(module)
+    held = module.parametrizations if is_overparameterized(module) else nn.ModuleDict()
+    assert isinstance(held, nn.ModuleDict)  # noqa: S101 - for the type checker
+    held[name] = factors
+    module.parametrizations = held
+    module._parameters[name] = None
+    module.__class__ = _factored_class(base, names, chained)
+
+
+def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+    """Gives a module back its class and these weights, which must be all it had factors for."""
+    base = plain_class(module)
+    del module.parametrizations
+    module.__class__ = base
+    module._parameters.update(weights)
+
+
+def is_overparameterized(module: nn.Module) -> bool:
+    """Whether the module itself (not one inside it) has factors of ours."""
+    return hasattr(type(module), "_overdepth_names")
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class without factors."""
+    base: type[nn.Module] = getattr(type(module), "_overdepth_base", type(module))
+    return base
+
+
+def factored_weights(
+    module: nn.Module, *, remove_duplicate: bool = True
+) -> Iterator[tuple[str, nn.Module, str, Factors]]:
+    """(prefix, module, name, factors) of every weight that has factors, tied ones at each place.
+
+    Modules that are registered twice come once, unless ``remove_duplicate`` is False.
+    """
+    for prefix, each in module.named_modules(remove_duplicate=remove_duplicate):
+        for name in _names(each):
+            yield prefix, each, name, each.parametrizations[name]
+
+
+def qualified(prefix: str, name: str) -> str:
+    """``prefix.name``."""
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _names(module: nn.Module) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(type(module), "_overdepth_names", ())
+    return names
+
+
+@cache
+def _factored_class(base: Any, names: tuple[str, ...], chained: ChainedForward | None) -> type[nn.Module]:
+    members: dict[str, Any] = {
+        "__doc__": base.__doc__,
+        "__module__": base.__module__,
+        "_overdepth_base": base,
+        "_overdepth_names": names,
+        "__reduce_ex__": _reduce(base, names, chained),
+        "register_parameter": _refuse_overwriting(base, names),
+        "_load_from_state_dict": _explain_loading(base, names),
+    }
+    if chained is not None:
+        members["forward"] = _chained_forward(base, names[0], chained)
+    elif issubclass(base, nn.MultiheadAttention):
+        members["forward"] = _holding_forward(base, names)
+    for name in names:
+        members[name] = _weight_property(name)
+    return type(f"Overparameterized{base.__name__}", (base,), members)
+
+
+def _weight_property(name: str) -> property:
+    def get(self: nn.Module) -> Tensor:
+        held: dict[str, Tensor] = self.__dict__.get(_HELD) or {}
+        if name in held:
+            return held[name]
+        weight: Tensor = self.parametrizations[name]()  # type: ignore[index, operator]
+        return weight
+
+    def refuse(self: nn.Module, value: object) -> None:
+        raise AttributeError(_ASSIGNED.format(name))
+
+    return property(get, refuse, doc=f"The product of the factors in ``parametrizations.{name}``.")
+
+
+_ASSIGNED = (
+    "'{0}' is the product of the factors in 'parametrizations.{0}' and cannot be assigned; write to the factors, or "
+    "fold with overdepth.collapse_(model) first."
+)
+
+
+def _refuse_overwriting(base: type[nn.Module], names: tuple[str, ...]) -> Callable[..., None]:
+    def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if name in names:
+            raise AttributeError(_ASSIGNED.format(name))
+        base.register_parameter(self, name, param)
+
+    return register_parameter
+
+
+def _chained_forward(base: type[nn.Module], name: str, chained: ChainedForward) -> Callable[..., Any]:
+    plain = base.forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return chained(self, self.parametrizations[name], plain, *args, **kwargs)
+
+    return forward
+
+
+def _holding_forward(base: type[nn.Module], names: tuple[str, ...]) -> Callable[..., Any]:
+    """For a forward that reads its weights several times: each product is made once a call."""
+    plain = base.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__[_HELD] = {name: getattr(self, name) for name in names}
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            self.__dict__[_HELD] = None
+
+    return forward
+
+
+def _explain_loading(base: type[nn.Module], names: tuple[str, ...]) -> Callable[..., None]:
+    """``load_state_dict`` of a plain checkpoint says which conversion is missing."""
+
+    def _load_from_state_dict(
+        self: nn.Module,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        base._load_from_state_dict(
+            self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        error_msgs.extend(
+            f"'{prefix}{name}' is a plain weight, but here it is a product of factors: convert the checkpoint with "
+            f"overdepth.nn.factored_state_dict(state_dict, model), or load it before overparameterize_."
+            for name in names
+            if prefix + name in state_dict
+        )
+
+    return _load_from_state_dict
+
+
+def _reduce(base: type[nn.Module], names: tuple[str, ...], chained: ChainedForward | None) -> Callable[..., Any]:
+    def __reduce_ex__(self: nn.Module, protocol: object) -> tuple[Any, ...]:  # noqa: N807 - becomes a method
+        return _rebuild, (base, names, chained), self.__getstate__()  # type: ignore[no-untyped-call]
+
+    return __reduce_ex__
+
+
+def _rebuild(base: Any, names: tuple[str, ...], chained: ChainedForward | None) -> nn.Module:
+    cls = _factored_class(base, names, chained)
+    module: nn.Module = cls.__new__(cls)
+    return module
