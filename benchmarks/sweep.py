@@ -19,26 +19,20 @@ The last line is one line of JSON. Without the Ethanol set, an equally large ran
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
+from measure import fastest, machine, peak_memory, reset_peak_memory, timed
 from overdepth.lab import Problem, Run, grid, load_problem, objective
 from overdepth.lab.engine import Engine
 from overdepth.lab.gemm import matmul_transposed
 from overdepth.lab.settings import Settings
 from overdepth.paper.item import LEARNING_RATES
-
-T = TypeVar("T")
 
 GEMM_SIZE = 2048
 LOOP_STEPS = 40
@@ -60,9 +54,7 @@ def main() -> None:
         "d": problem.d,
         "runs": len(runs),
         "steps": options.steps,
-        "torch": str(torch.__version__),
-        "machine": _processor(),
-        "threads": torch.get_num_threads(),
+        **machine(),
     }
     for name in ("l4", "l2"):
         figures[name] = _measure(problem, runs, name, options.steps, options.rounds)
@@ -75,13 +67,13 @@ def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: i
     gemm, best_gemm = _gemms()
     loop = _loop(problem, engine.runs, name)
     peaks, best_peaks, sweeps, loop_times = [], [], [], []
-    resident = _reset_peak_memory()
+    resident = reset_peak_memory()
     state = engine.advance(engine.start())
-    memory = _peak_memory() - resident
+    memory = peak_memory() - resident
     for _ in range(rounds):
-        peaks.append(2 * GEMM_SIZE**3 / _seconds(gemm))
-        best_peaks.append(2 * GEMM_SIZE**3 / _seconds(best_gemm))
-        state, seconds = _timed(lambda: engine.advance(engine.start()))
+        peaks.append(2 * GEMM_SIZE**3 / fastest(gemm))
+        best_peaks.append(2 * GEMM_SIZE**3 / fastest(best_gemm))
+        state, seconds = timed(lambda: engine.advance(engine.start()))
         sweeps.append(seconds)
         loop_times.append(loop())
     flops = 4.0 * problem.m * problem.d * state.run_steps
@@ -113,7 +105,7 @@ def _by_runs(problem: Problem, name: str) -> dict[int, float]:
         runs = [Run(depth=1 + i % 3, lr=LEARNING_RATES[0], seed=i // 3) for i in range(count)]
         engine = Engine(problem, runs, objective(name), Settings(steps=300))
         engine.advance(engine.start())
-        seconds = _seconds(lambda engine=engine: engine.advance(engine.start()))  # type: ignore[misc]
+        seconds = fastest(lambda engine=engine: engine.advance(engine.start()))  # type: ignore[misc]
         found[count] = round(seconds / engine.settings.steps * 1e6, 1)
     print(f"{name}, microseconds per step by number of runs: {found}")
     return found
@@ -149,39 +141,11 @@ def _loop(problem: Problem, runs: Sequence[Run], name: str) -> Callable[[], floa
     return measure
 
 
-def _reset_peak_memory() -> float:
-    """Resets the peak of the resident memory where the system can, and returns the resident memory in MB."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _peak_memory()
-
-
-def _peak_memory() -> float:
-    """The peak of the resident memory in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def _gemms() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
     """A large square product by torch.mm, and by what the engine uses."""
     a, b = torch.randn(GEMM_SIZE, GEMM_SIZE), torch.randn(GEMM_SIZE, GEMM_SIZE)
     out = torch.empty(GEMM_SIZE, GEMM_SIZE)
     return lambda: torch.mm(a, b, out=out), lambda: matmul_transposed(a, b)
-
-
-def _seconds(function: Callable[[], object], repeats: int = 5) -> float:
-    """The best of a few calls: the peak is what the machine can do."""
-    return min(_timed(function)[1] for _ in range(repeats))
-
-
-def _timed(function: Callable[[], T]) -> tuple[T, float]:
-    began = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - began
 
 
 def _problem(name: str) -> Problem:
@@ -192,15 +156,6 @@ def _problem(name: str) -> Problem:
         rng = np.random.default_rng(0)
         X = rng.standard_normal((2565, 128))
         return Problem(X, X @ rng.standard_normal((128, 1)) / 11.3 + rng.standard_normal((2565, 1)), name="random")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -104,6 +104,11 @@ def check_factors(factors: Sequence[Tensor]) -> None:
             )
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every entry is finite, without a temporary of the tensor's size."""
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
+
+
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which elementary mathematics runs: at least float32."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32

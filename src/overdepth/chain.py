@@ -8,12 +8,12 @@ Leading dimensions are batch dimensions throughout.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_factors, check_matrix, check_size, shape, working_dtype
+from overdepth._checks import all_finite, check_depth, check_factors, check_matrix, check_size, shape, working_dtype
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -126,13 +126,13 @@ def split(
     check_depth(depth)
     small = min(weight.shape[-2:])
     width = check_width(width, default=small)
-    if not torch.isfinite(weight).all():
+    if not all_finite(weight):
         raise ValueError(f"weight of shape {shape(weight)} has non-finite entries; it cannot be split into factors.")
     if depth == 1:
         return [weight.to(dtype, copy=True)]
     if weight.shape[-2] > weight.shape[-1]:
         return [f.mT.contiguous() for f in reversed(_split_wide(weight.mT, depth, width, dtype, truncate))]
-    return _split_wide(weight, depth, width, dtype, truncate)
+    return [f.contiguous() for f in _split_wide(weight, depth, width, dtype, truncate)]
 
 
 def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, truncate: bool) -> list[Tensor]:
@@ -151,16 +151,19 @@ def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, trun
     pad = max(width - small, 0)
     # Rows s v^T of U^T W, scaled to s^{1/N} v^T; a null direction has no row.
     scale = torch.where(s > 0, root / torch.where(s > 0, s, 1.0), 0.0)
-    first = weight.new_zeros(*weight.shape[:-2], width, weight.shape[-1], dtype=dtype)
+    rows_first = weight.stride(-1) >= weight.stride(-2)  # a transposed view: what is returned will be transposed too
+    sizes = (weight.shape[-1], width) if rows_first else (width, weight.shape[-1])
+    first = weight.new_zeros(*weight.shape[:-2], *sizes, dtype=dtype)
+    first = first.mT if rows_first else first
     for columns in range(0, weight.shape[-1], _BLOCK):
         block = slice(columns, columns + _BLOCK)
         first[..., : s.shape[-1], block] = (scale[..., :, None] * rows(block)[..., : s.shape[-1], :]).to(dtype)
     middle = torch.diag_embed(torch.nn.functional.pad(root, (0, pad))).to(dtype)
     last = torch.nn.functional.pad(u * root[..., None, :], (0, pad)).to(dtype)
-    return [first, *(middle.clone() for _ in range(depth - 2)), last.contiguous()]
+    return [first, *(middle.clone() for _ in range(depth - 2)), last]
 
 
-_BLOCK = 4096  # columns that are in float64 at a time
+_BLOCK = 1024  # columns that are in float64 at a time
 
 
 def _left_singular(weight: Tensor) -> tuple[Tensor, Tensor, Callable[[slice], Tensor]]:
@@ -180,19 +183,29 @@ def _left_singular(weight: Tensor) -> tuple[Tensor, Tensor, Callable[[slice], Te
 
 
 def _from_gram(weight: Tensor) -> tuple[Tensor, Tensor, Callable[[slice], Tensor]]:
-    scale = weight.abs().amax((-2, -1), keepdim=True).double()
+    smallest, largest = weight.aminmax(dim=-1)
+    scale = torch.maximum(smallest.abs(), largest.abs()).amax(-1).double()[..., None, None]
     scale = torch.where(scale > 0, scale, 1.0)  # so that no square of what float32 holds under- or overflows
 
     def columns(block: slice) -> Tensor:
-        return weight[..., block].double() / scale
+        return weight[..., block].double().div_(scale)  # of a copy, since float64 does not come here
 
     blocks = [slice(start, start + _BLOCK) for start in range(0, weight.shape[-1], _BLOCK)]
-    gram = torch.stack([c @ c.mT for c in map(columns, blocks)]).sum(0)
+    gram = _total(c @ c.mT for c in map(columns, blocks))
     u = torch.linalg.eigh(gram).eigenvectors.flip(-1)
-    s = torch.stack([(u.mT @ c).square().sum(-1) for c in map(columns, blocks)]).sum(0).sqrt()
+    s = _total((u.mT @ c).square_().sum(-1) for c in map(columns, blocks)).sqrt()
     s, order = s.sort(dim=-1, descending=True)  # rounding may have swapped neighbours
     u = u.gather(-1, order[..., None, :].expand_as(u))
-    return u, s * scale[..., 0], lambda block: (u.mT @ columns(block)) * scale
+    return u, s * scale[..., 0], lambda block: (u.mT @ columns(block)).mul_(scale)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    """Their sum, in the memory of the first: many small allocations between large ones would scatter the heap."""
+    terms = iter(terms)
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total
 
 
 def check_width(width: object, *, default: int, qualified_name: str = "width") -> int:

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_dtype, check_positive, check_size, shape
+from overdepth._checks import all_finite, check_depth, check_dtype, check_positive, check_size, shape
 from overdepth.chain import check_width, product, split
 
 Init = Literal["near_zero", "near_identity", "orthogonal", "balanced", "identity"]
@@ -95,7 +95,7 @@ def initial_factors(
             raise ValueError(f"weight has shape {shape(weight)}, expected {(out_features, in_features)}.")
         if init not in ("balanced", "identity"):
             raise ValueError(f"init {init!r} draws its factors and would ignore weight; use 'balanced' or 'identity'.")
-        if not torch.isfinite(weight).all():
+        if not all_finite(weight):
             raise ValueError(f"weight of shape {shape(weight)} has non-finite entries; it cannot be held by factors.")
 
     def normal(rows: int, columns: int) -> Tensor:
@@ -103,7 +103,8 @@ def initial_factors(
 
     dims = [in_features, *[width] * (depth - 1), out_features]
     if init == "identity":
-        kept = normal(out_features, in_features) if weight is None else weight.to(torch.float64, copy=True)
+        held_in = torch.float64 if norm else dtype
+        kept = normal(out_features, in_features) if weight is None else weight.to(held_in, copy=True)
         factors, holder = _around_identity(kept, depth, width)
         return [f.to(device, dtype) for f in _rescaled(factors, norm, holder=holder)]
     if init == "balanced" and weight is not None:

@@ -105,3 +105,11 @@ class Layout(ABC):
     def folded(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight in the factors' dtype, accumulated in float64."""
         return self.product([f.double() for f in factors]).to(factors[0].dtype)
+
+
+def lost(values: Tensor) -> int:
+    """How many singular values are 0 to the rounding of float32, which a weight of low rank computed in it leaves.
+
+    Weights of lower precision are taken at their word: what is small beside their rounding still gets a gradient.
+    """
+    return int((values <= 4 * torch.finfo(torch.float32).eps * values.amax(-1, keepdim=True)).sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from overdepth.chain import multiply, split
 from overdepth.initialization import initial_factors
-from overdepth.layouts.base import Layout, Start
+from overdepth.layouts.base import Layout, Start, lost
 
 _SWEEPS = 200  # of pairwise balancing, each of which divides the imbalance by about four
 
@@ -157,15 +157,13 @@ class KernelLayout(Layout):
         """Channels on either side of a balanced kernel that are lost beside the largest."""
         out, into = self._channels
         taps = math.prod(self.weight_shape[2:])
-        noise = max(out, into) * taps * torch.finfo(factors[0].dtype).eps
-        lost = 0
-        for norms, count in (
+        count = 0
+        for norms, full in (
             (factors[0].detach().double().norm(dim=-1), min(into, out * taps)),
             (factors[-1].detach().double().norm(dim=-2), min(out, into * taps)),
         ):
-            values = norms.topk(min(count, norms.shape[-1])).values ** self.depth_
-            lost += int((values <= noise * values.amax(-1, keepdim=True)).sum())
-        return lost
+            count += lost(norms.topk(min(full, norms.shape[-1])).values ** self.depth_)
+        return count
 
     def _drawn(self, weight: Tensor, start: Start) -> list[Tensor]:
         """Every factor by itself, as :func:`overdepth.initial_factors` draws one; a kernel's identity is its centre."""

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from overdepth.chain import multiply, split
 from overdepth.initialization import initial_factors
-from overdepth.layouts.base import Layout, Start
+from overdepth.layouts.base import Layout, Start, lost
 
-_BLOCK = 4096  # rows or columns that are in float64 at a time
+_BLOCK = 1024  # rows or columns that are in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,18 @@ class MatrixLayout(Layout):
         """Singular values of the balanced split that are lost beside the largest: both sides have no gradient."""
         if self.depth_ == 1:
             return 0
-        values = factors[-1].detach().double().norm(dim=-2)[..., : self.enough_width] ** self.depth_
-        noise = max(self.matrix) * torch.finfo(factors[-1].dtype).eps * values.amax(-1, keepdim=True)
-        return int((values <= noise).sum())
+        norms = torch.linalg.vector_norm(factors[-1].detach(), dim=-2, dtype=torch.float64)
+        return lost(norms[..., : self.enough_width] ** self.depth_)
 
     def folded(self, factors: Sequence[Tensor]) -> Tensor:
         """In blocks, so that a large weight is never in float64 as a whole."""
         long = 0 if self.matrix[1] > self.matrix[0] else -1
         rest = [f.double() for j, f in enumerate(factors) if j != long % len(factors)]
         axis = -1 if long == 0 else -2
-        blocks = []
-        for block in torch.split(factors[long], _BLOCK, dim=axis):
+        leading = factors[0].shape[:-2]
+        weight = factors[0].new_empty(*leading, *self.matrix)
+        blocks = zip(torch.split(factors[long], _BLOCK, axis), torch.split(weight, _BLOCK, axis), strict=True)
+        for block, part in blocks:
             chain = [block.double(), *rest] if long == 0 else [*rest, block.double()]
-            blocks.append(multiply(chain).to(factors[0].dtype))
-        return torch.cat(blocks, dim=axis).reshape(self.weight_shape)
+            part.copy_(multiply(chain))
+        return weight.reshape(self.weight_shape)

@@ -22,22 +22,28 @@ _HELD = "_overdepth_held_weights"
 
 def attach(module: nn.Module, name: str, factors: Factors, chained: ChainedForward | None) -> None:
     """Makes ``module.<name>`` the product of ``factors``; its slot among the parameters is kept, empty."""
-    names = (*_names(module), name)
     base: Any = plain_class(module)
     held = module.parametrizations if is_overparameterized(module) else nn.ModuleDict()
     assert isinstance(held, nn.ModuleDict)  # noqa: S101 - for the type checker
     held[name] = factors
+    held.training = module.training
     module.parametrizations = held
     module._parameters[name] = None
-    module.__class__ = _factored_class(base, names, chained)
+    module.__class__ = _factored_class(base, (*_names(module), name), chained)
 
 
-def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
-    """Gives a module back its class and these weights, which must be all it had factors for."""
-    base = plain_class(module)
-    del module.parametrizations
-    module.__class__ = base
-    module._parameters.update(weights)
+def detach(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+    """Gives a module its weight back, and with the last one its class."""
+    base: Any = plain_class(module)
+    held: Any = module.parametrizations
+    names = tuple(n for n in _names(module) if n != name)
+    if names:
+        del held[name]
+        module.__class__ = _factored_class(base, names, None)
+    else:
+        del module.parametrizations
+        module.__class__ = base
+    module._parameters[name] = weight
 
 
 def is_overparameterized(module: nn.Module) -> bool:

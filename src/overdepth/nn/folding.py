@@ -55,29 +55,28 @@ def collapse_(
         (['weight', 'bias'], 16)
     """
     optimizers = as_list(optimizer)
-    places = list(factored_weights(module))
-    names: dict[Factors, str] = {}
-    for prefix, _, name, factors in places:
-        label = names.setdefault(factors, qualified(prefix, name))
+    owners: dict[Factors, list[tuple[str, nn.Module, str]]] = {}
+    for prefix, owner, name, factors in factored_weights(module):
+        owners.setdefault(factors, []).append((prefix, owner, name))
+    names = {factors: qualified(places[0][0], places[0][2]) for factors, places in owners.items()}
+    for factors, label in names.items():
         if any(is_sharded(f) for f in factors):
             raise ValueError(f"{label!r} has sharded factors (DTensor); gather them first, or fold on a full copy.")
     check_state(optimizers, names, state)
     pairs = batchnorm_pairs(module) if fold_batchnorm else []
-    folded: dict[Factors, nn.Parameter] = {}
     collapsed: list[CollapsedWeight] = []
-    for factors, name in names.items():
-        weight, entry = _folded(factors, name)
-        folded[factors] = weight
+    while owners:  # factors are let go as weights are made: never all of both in memory
+        factors, places = owners.popitem()
+        label = names.pop(factors)
+        weight, entry = _folded(factors, label)
         collapsed.append(entry)
-    fold_state(optimizers, folded, names, state)
-    by_module: dict[nn.Module, dict[str, nn.Parameter]] = {}
-    for _, owner, name, factors in places:
-        by_module.setdefault(owner, {})[name] = folded[factors]
-    for owner, weights in by_module.items():
-        detach(owner, weights)
+        fold_state(optimizers, factors, weight, label, state)
+        for _, owner, name in places:
+            detach(owner, name, weight)
+        del factors
     for pair in pairs:
         fuse(module, *pair)
-    return CollapseReport(tuple(collapsed), batchnorms=tuple(pairs))
+    return CollapseReport(tuple(reversed(collapsed)), batchnorms=tuple(pairs))
 
 
 def collapse(module: nn.Module) -> tuple[nn.Module, CollapseReport]:

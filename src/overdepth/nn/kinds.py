@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from overdepth._checks import all_finite
 from overdepth.nn import layers
 from overdepth.nn.classes import is_overparameterized, plain_class
 
@@ -159,7 +160,7 @@ def tensor_obstacle(weight: Tensor) -> str | None:
         return f"its shape is {tuple(weight.shape)}, expected a matrix or a kernel that is not empty"
     if not weight.requires_grad:
         return "it is frozen (requires_grad is False); leave it out by select=, or unfreeze it first"
-    if not weight.is_meta and not bool(torch.isfinite(weight).all()):
+    if not weight.is_meta and not all_finite(weight):
         return "it has non-finite entries"
     return None
 

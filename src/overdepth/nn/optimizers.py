@@ -70,33 +70,25 @@ def swap(
 
 
 def fold_state(
-    optimizers: Sequence[Optimizer], folded: Mapping[Factors, nn.Parameter], names: Mapping[Factors, str], state: State
+    optimizers: Sequence[Optimizer], factors: Factors, weight: nn.Parameter, name: str, state: State
 ) -> None:
-    """Puts the folded weights where their factors were, and their state as asked.
+    """Puts a folded weight where its factors were, and their state as asked.
 
     Call :func:`check_state` first; then nothing fails here.
     """
+    first, *others = factors
+    gone = {id(f) for f in others}
     for optimizer in optimizers:
-        buffers = {}
-        if state == "project":
-            for factors in folded:
-                buffer = _projected_momentum(optimizer, factors)
-                if buffer is not None:
-                    buffers[factors] = buffer
-        first = {factors[0]: weight for factors, weight in folded.items()}
-        first_names = {factors[0]: names[factors] for factors in folded}
-        others = {id(f) for factors in folded for f in list(factors)[1:]}
+        buffer = _projected_momentum(optimizer, factors) if state == "project" else None
         for group in optimizer.param_groups:
-            kept = [j for j, p in enumerate(group["params"]) if id(p) not in others]
+            kept = [j for j, p in enumerate(group["params"]) if id(p) not in gone]
             if "param_names" in group:
-                old = [(group["params"][j], group["param_names"][j]) for j in kept]
-                group["param_names"] = [first_names.get(p, name) for p, name in old]
-            group["params"] = [first.get(group["params"][j], group["params"][j]) for j in kept]
-        for factors, weight in folded.items():
-            for factor in factors:
-                optimizer.state.pop(factor, None)
-            if factors in buffers:
-                optimizer.state[weight]["momentum_buffer"] = buffers[factors]
+                group["param_names"] = [name if group["params"][j] is first else group["param_names"][j] for j in kept]
+            group["params"] = [weight if group["params"][j] is first else group["params"][j] for j in kept]
+        for factor in factors:
+            optimizer.state.pop(factor, None)
+        if buffer is not None:
+            optimizer.state[weight]["momentum_buffer"] = buffer
 
 
 def check_state(optimizers: Sequence[Optimizer], folded: Mapping[Factors, str], state: State) -> None:
