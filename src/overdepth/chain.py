@@ -147,6 +147,8 @@ def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, trun
                 f"no product of that width equals it; use width >= {rank}."
             )
         u, s = u[..., :width], s[..., :width]
+    # What the decomposition's own rounding leaves in place of a zero would have a large root.
+    s = torch.where(s > max(weight.shape[-2:]) * torch.finfo(torch.float64).eps * s[..., :1], s, 0.0)
     root = s ** (1.0 / depth)
     pad = max(width - small, 0)
     # Rows s v^T of U^T W, scaled to s^{1/N} v^T; a null direction has no row.

@@ -53,11 +53,11 @@ def find_layout(weight_shape: Sequence[int], factor_shapes: Sequence[Sequence[in
     wanted = tuple(map(tuple, factor_shapes))
     matrix_axes = 2 if groups == 1 else 3
     first = wanted[0]
-    width = first[matrix_axes - 2] if len(first) == matrix_axes else first[0] // groups
+    widths = (None, first[matrix_axes - 2], first[0] // groups)  # of a matrix, of a convolution's weight
     for factorization in FACTORIZATIONS if len(weight_shape) > 2 else FACTORIZATIONS[:1]:
         if factorization == "kernel_between" and len(wanted) < 3:
             continue
-        for tried in (None, width):
+        for tried in widths:
             layout = make_layout(weight_shape, len(wanted), tried, groups=groups, factorization=factorization)
             if layout.factor_shapes == wanted:
                 return layout

@@ -57,6 +57,20 @@ class ComposedLayout(Layout):
         return list(zip(*axes, strict=True))
 
     @property
+    def _centres(self) -> list[tuple[int, ...]]:
+        """A tap of every factor, which together lead to the centre of the composed kernel."""
+        axes = []
+        for sizes, size in zip(zip(*self.kernels, strict=True), self.weight_shape[2:], strict=True):
+            taps = [(k - 1) // 2 for k in sizes]
+            missing = size // 2 - sum(taps)
+            for j, k in enumerate(sizes):
+                if k % 2 == 0 and missing > 0:  # of an even kernel either middle tap will do
+                    taps[j] += 1
+                    missing -= 1
+            axes.append(taps)
+        return list(zip(*axes, strict=True))
+
+    @property
     def _matrix_shapes(self) -> list[tuple[int, int]]:
         out, into = self._channels
         dims = [into, *[self.width] * (self.depth_ - 1), out]
@@ -103,8 +117,8 @@ class ComposedLayout(Layout):
                 f"is for training from scratch: use init='orthogonal', 'near_identity' or 'near_zero'."
             )
         factors = [
-            draw(s, start, kernel, self.groups, weight.device)
-            for s, kernel in zip(self._matrix_shapes, self.kernels, strict=True)
+            draw(shape, start, kernel, centre, self.groups, weight.device)
+            for shape, kernel, centre in zip(self._matrix_shapes, self.kernels, self._centres, strict=True)
         ]
         if isinstance(start.scale, str):
             factors = matched(factors, self, weight)

@@ -8,7 +8,7 @@ The keys of the factored form are stable: a weight ``<prefix>.<name>`` becomes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from overdepth.initialization import Init
 from overdepth.layouts import ComposedLayout, Layout, Start, find_layout
 from overdepth.nn.classes import factored_weights, qualified
 from overdepth.nn.factors import Factors
-from overdepth.nn.kinds import groups_of
+from overdepth.nn.kinds import groups_of, is_sharded
 
 _FACTOR = re.compile(r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.factor(?P<index>\d+)$")
 
@@ -95,6 +95,8 @@ def plain_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> dic
             chains.setdefault(weight, {})[int(match["index"])] = value
     for weight in chains:
         order[weight] = None
+    for key, chain in chains.items():
+        _refuse_shards(key, chain.values())
     layouts = {key: places.get(key) or _inferred(key, chain, module) for key, chain in chains.items()}
     folded: dict[tuple[int, ...], Tensor] = {}
     result: dict[str, Tensor] = {}
@@ -111,13 +113,14 @@ def plain_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> dic
             )
         memory = tuple(f.data_ptr() for f in factors)
         if memory not in folded or 0 in memory:
-            folded[memory] = layout.folded([f.detach() for f in factors])
+            folded[memory] = layout.folded([f.detach() for f in factors]).contiguous()
         result[key] = folded[memory]
     return result
 
 
 def _split(key: str, value: Tensor, factors: Factors, init: Init | None) -> list[Tensor]:
     layout = factors.layout
+    _refuse_shards(key, [value])
     if tuple(value.shape) != layout.weight_shape:
         raise ValueError(f"{key!r} has shape {tuple(value.shape)}, the model's is {layout.weight_shape}.")
     chosen = init or factors.init
@@ -132,9 +135,17 @@ def _split(key: str, value: Tensor, factors: Factors, init: Init | None) -> list
         raise ValueError(f"{key!r}: {error}") from None
 
 
+def _refuse_shards(key: str, values: Iterable[Tensor]) -> None:
+    if any(is_sharded(value) for value in values):
+        raise ValueError(
+            f"{key!r} is sharded (DTensor); gather the state_dict first, for instance by "
+            f"torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+        )
+
+
 def _inferred(key: str, chain: Mapping[int, Tensor], module: nn.Module) -> Layout:
     prefix, _, name = key.rpartition(".")
-    owner = module.get_submodule(prefix)
+    owner = dict(module.named_modules(remove_duplicate=False)).get(prefix, module)
     weight = getattr(owner, name, None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"the state_dict has factors of {key!r}, which {type(module).__name__} does not hold.")

@@ -18,6 +18,7 @@ from overdepth.nn.factors import Factors
 from overdepth.nn.layers import ChainedForward
 
 _HELD = "_overdepth_held_weights"
+Route = tuple[str, ChainedForward]  # the weight that the forward runs factor after factor, and how
 
 
 def attach(module: nn.Module, name: str, factors: Factors, chained: ChainedForward | None) -> None:
@@ -26,10 +27,11 @@ def attach(module: nn.Module, name: str, factors: Factors, chained: ChainedForwa
     held = module.parametrizations if is_overparameterized(module) else nn.ModuleDict()
     assert isinstance(held, nn.ModuleDict)  # noqa: S101 - for the type checker
     held[name] = factors
-    held.training = module.training
+    held.train(module.training)
     module.parametrizations = held
     module._parameters[name] = None
-    module.__class__ = _factored_class(base, (*_names(module), name), chained)
+    route = _chained(module) if chained is None else (name, chained)
+    module.__class__ = _factored_class(base, (*_names(module), name), route)
 
 
 def detach(module: nn.Module, name: str, weight: nn.Parameter) -> None:
@@ -37,9 +39,10 @@ def detach(module: nn.Module, name: str, weight: nn.Parameter) -> None:
     base: Any = plain_class(module)
     held: Any = module.parametrizations
     names = tuple(n for n in _names(module) if n != name)
+    route = _chained(module)
     if names:
         del held[name]
-        module.__class__ = _factored_class(base, names, None)
+        module.__class__ = _factored_class(base, names, None if route is None or route[0] == name else route)
     else:
         del module.parametrizations
         module.__class__ = base
@@ -79,23 +82,33 @@ def _names(module: nn.Module) -> tuple[str, ...]:
     return names
 
 
+def _chained(module: nn.Module) -> Route | None:
+    route: Route | None = getattr(type(module), "_overdepth_chained", None)
+    return route
+
+
 @cache
-def _factored_class(base: Any, names: tuple[str, ...], chained: ChainedForward | None) -> type[nn.Module]:
+def _factored_class(base: Any, names: tuple[str, ...], route: Route | None) -> type[nn.Module]:
     members: dict[str, Any] = {
         "__doc__": base.__doc__,
         "__module__": base.__module__,
         "_overdepth_base": base,
         "_overdepth_names": names,
-        "__reduce_ex__": _reduce(base, names, chained),
+        "_overdepth_chained": route,
+        "__reduce_ex__": _reduce(base, names, route),
+        "__delattr__": _refuse_deleting(base),
         "register_parameter": _refuse_overwriting(base, names),
         "_load_from_state_dict": _explain_loading(base, names),
     }
-    if chained is not None:
-        members["forward"] = _chained_forward(base, names[0], chained)
+    if route is not None:
+        members["forward"] = _chained_forward(base, *route)
     elif issubclass(base, nn.MultiheadAttention):
         members["forward"] = _holding_forward(base, names)
     for name in names:
         members[name] = _weight_property(name)
+    for name in ("reset_parameters", "_reset_parameters"):
+        if hasattr(base, name):
+            members[name] = _refuse_reset
     return type(f"Overparameterized{base.__name__}", (base,), members)
 
 
@@ -126,6 +139,27 @@ def _refuse_overwriting(base: type[nn.Module], names: tuple[str, ...]) -> Callab
         base.register_parameter(self, name, param)
 
     return register_parameter
+
+
+def _refuse_deleting(base: type[nn.Module]) -> Callable[..., None]:
+    """``register_parametrization`` of another tensor would begin by deleting it, and end in a class that many share."""
+
+    def __delattr__(self: nn.Module, name: str) -> None:  # noqa: N807 - becomes a method
+        if self._parameters.get(name) is not None or name in _names(self):
+            raise RuntimeError(
+                f"{name!r} cannot be deleted or parametrized while the layer is over-parameterized; fold it with "
+                f"overdepth.collapse_(model) first."
+            )
+        base.__delattr__(self, name)
+
+    return __delattr__
+
+
+def _refuse_reset(self: nn.Module) -> None:
+    raise RuntimeError(
+        f"reset_parameters of {plain_class(self).__name__} would write into a product, which is lost; initialize the "
+        f"factors (overdepth.nn.named_factors), or reset before overdepth.overparameterize_."
+    )
 
 
 def _chained_forward(base: type[nn.Module], name: str, chained: ChainedForward) -> Callable[..., Any]:
@@ -177,14 +211,14 @@ def _explain_loading(base: type[nn.Module], names: tuple[str, ...]) -> Callable[
     return _load_from_state_dict
 
 
-def _reduce(base: type[nn.Module], names: tuple[str, ...], chained: ChainedForward | None) -> Callable[..., Any]:
+def _reduce(base: type[nn.Module], names: tuple[str, ...], route: Route | None) -> Callable[..., Any]:
     def __reduce_ex__(self: nn.Module, protocol: object) -> tuple[Any, ...]:  # noqa: N807 - becomes a method
-        return _rebuild, (base, names, chained), self.__getstate__()  # type: ignore[no-untyped-call]
+        return _rebuild, (base, names, route), self.__getstate__()  # type: ignore[no-untyped-call]
 
     return __reduce_ex__
 
 
-def _rebuild(base: Any, names: tuple[str, ...], chained: ChainedForward | None) -> nn.Module:
-    cls = _factored_class(base, names, chained)
+def _rebuild(base: Any, names: tuple[str, ...], route: Route | None) -> nn.Module:
+    cls = _factored_class(base, names, route)
     module: nn.Module = cls.__new__(cls)
     return module

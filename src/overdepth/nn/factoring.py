@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from overdepth.initialization import Init
 from overdepth.layouts import Factorization, Start
-from overdepth.nn.classes import attach
+from overdepth.nn.classes import attach, qualified
 from overdepth.nn.factors import Execution, Factors
 from overdepth.nn.optimizers import as_list, check_holds, swap
 from overdepth.nn.plans import Choice, Plan, PlannedWeight, Select, count_positions, make_plan
@@ -78,7 +78,7 @@ def overparameterize_(
     choice = Choice(depth, width, init, scale, execution, factorization)
     plan = make_plan(module, choice, select, allow_rank_loss=allow_rank_loss)
     if not plan.weights:
-        if all(reason == "depth 1" for reason in plan.left_plain.values()) and plan.left_plain:
+        if "depth 1" in plan.left_plain.values():
             return module
         raise ValueError(_nothing_to_factor(module, plan))
     optimizers = as_list(optimizer)
@@ -91,10 +91,9 @@ def overparameterize_(
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
     for planned, factors in made:  # from here on nothing fails
-        factors.train(module.training)
         for _, owner, name, kind in planned.places:
             attach(owner, name, factors, kind.chained)
-    swap(optimizers, {planned.weight: list(factors.parameters()) for planned, factors in made}, _names(plan))
+    swap(optimizers, {planned.weight: _named(planned, factors) for planned, factors in made})
     return module
 
 
@@ -179,19 +178,17 @@ def _keep_padding(planned: PlannedWeight, factors: list[Tensor], remarks: list[s
                     f"the padding row of {prefix!r} is not zero: it gets no gradient of its own, but moves with the "
                     f"factors that all rows share."
                 )
-            elif planned.choice.init in ("balanced", "identity"):
+            else:
                 factors[-1][owner.padding_idx] = 0
                 rows.add(owner.padding_idx)
     return len(rows)
 
 
-def _names(plan: Plan) -> dict[nn.Parameter, str]:
-    """The prefix of the factors' names, for optimizers that keep names."""
-    names = {}
-    for planned in plan.weights:
-        prefix, _, name, _ = planned.places[0]
-        names[planned.weight] = f"{prefix}.parametrizations.{name}" if prefix else f"parametrizations.{name}"
-    return names
+def _named(planned: PlannedWeight, factors: Factors) -> list[tuple[str, nn.Parameter]]:
+    """The factors with the names under which the model knows them."""
+    prefix, _, name, _ = planned.places[0]
+    at = qualified(prefix, f"parametrizations.{name}")
+    return [(qualified(at, suffix), factor) for suffix, factor in factors.named_parameters()]
 
 
 def _nothing_to_factor(module: nn.Module, plan: Plan) -> str:

@@ -39,12 +39,12 @@ class Factors(nn.Module):
             self.register_parameter(f"factor{j}", nn.Parameter(factor))
 
     def forward(self) -> Tensor:
-        """The weight, in its own shape."""
-        return self.layout.product(list(self))
+        """The weight, in its own shape and, also under autocast, its own dtype."""
+        return self.layout.product(list(self)).to(self[0].dtype)
 
     def folded(self) -> Tensor:
         """The weight, accumulated in float64 and rounded once; no gradient."""
-        return self.layout.folded([f.detach() for f in self])
+        return self.layout.folded([f.detach() for f in self]).contiguous()
 
     def extra_cost(self, inputs: int, outputs: int) -> int:
         """Multiply-adds of a chained forward above those of the plain layer, for so many rows (positions)."""
@@ -59,11 +59,11 @@ class Factors(nn.Module):
     def __len__(self) -> int:
         return self.layout.depth
 
-    def __getitem__(self, index: int) -> Tensor:
-        factor: Tensor = getattr(self, f"factor{range(len(self))[index]}")
+    def __getitem__(self, index: int) -> nn.Parameter:
+        factor: nn.Parameter = getattr(self, f"factor{range(len(self))[index]}")
         return factor
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[nn.Parameter]:
         return (self[j] for j in range(len(self)))
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,8 @@ from torch.optim import Optimizer
 from overdepth.nn.batchnorm import batchnorm_pairs, fuse
 from overdepth.nn.classes import detach, factored_weights, qualified
 from overdepth.nn.factors import Factors
-from overdepth.nn.kinds import is_sharded
-from overdepth.nn.optimizers import State, as_list, check_state, fold_state
+from overdepth.nn.kinds import is_sharded, wrapper_of
+from overdepth.nn.optimizers import State, as_list, check_state, fold_state, swap
 from overdepth.nn.reports import CollapsedWeight, CollapseError, CollapseReport, compare
 
 
@@ -62,6 +63,12 @@ def collapse_(
     for factors, label in names.items():
         if any(is_sharded(f) for f in factors):
             raise ValueError(f"{label!r} has sharded factors (DTensor); gather them first, or fold on a full copy.")
+    wrapper = wrapper_of(module)
+    if wrapper is not None and wrapper[1] != "DistributedDataParallel":
+        raise ValueError(
+            f"{wrapper[0] or 'the model'!r} is sharded by {wrapper[1]}, which owns its parameters; gather the "
+            f"state_dict and convert it with overdepth.nn.plain_state_dict."
+        )
     check_state(optimizers, names, state)
     pairs = batchnorm_pairs(module) if fold_batchnorm else []
     collapsed: list[CollapsedWeight] = []
@@ -75,7 +82,7 @@ def collapse_(
             detach(owner, name, weight)
         del factors
     for pair in pairs:
-        fuse(module, *pair)
+        swap(optimizers, fuse(module, *pair))
     return CollapseReport(tuple(reversed(collapsed)), batchnorms=tuple(pairs))
 
 
@@ -174,6 +181,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from _tensors(value)
+    elif dataclasses.is_dataclass(output):
+        for entry in dataclasses.fields(output):
+            yield from _tensors(getattr(output, entry.name))
 
 
 def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

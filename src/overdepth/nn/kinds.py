@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from overdepth._checks import all_finite
 from overdepth.nn import layers
 from overdepth.nn.classes import is_overparameterized, plain_class
 
-Positions = Callable[[Any, Tensor, Any], tuple[int, int]]
+Rows = tuple[Fraction | int, Fraction | int]
+Positions = Callable[[Any, str, Sequence[Any], Any], Rows]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Kind:
         default: Whether it is chosen when no ``select`` is given.
         possible: Whether weights of this kind can be factored at all.
         convolution: Whether the factorizations of kernels apply.
-        positions: Rows (positions) in and out, from the module, its first input and its output.
+        positions: Rows (positions) in and out of a call, from the module, the weight's name, inputs and output.
+        lookup: Whether rows of the weight are looked up, which takes no multiply-adds.
     """
 
     name: str
@@ -37,38 +40,53 @@ class Kind:
     possible: bool = True
     convolution: bool = False
     positions: Positions | None = None
+    lookup: bool = False
 
 
-def _rows(module: nn.Linear, x: Tensor, output: Any) -> tuple[int, int]:
-    rows = math.prod(x.shape[:-1])
+def _rows(module: nn.Module, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    rows = math.prod(inputs[0].shape[:-1])
     return rows, rows
 
 
-def _convolved(module: nn.Conv2d, x: Tensor, output: Any) -> tuple[int, int]:
+def _convolved(module: nn.Conv2d, name: str, inputs: Sequence[Any], output: Any) -> Rows:
     axes = len(module.kernel_size)
-    batch = math.prod(x.shape[: -axes - 1])
-    return batch * math.prod(x.shape[-axes:]), batch * math.prod(output.shape[-axes:])
+    batch = math.prod(output.shape[: -axes - 1])
+    return batch * math.prod(inputs[0].shape[-axes:]), batch * math.prod(output.shape[-axes:])
 
 
-def _transposed(module: nn.ConvTranspose2d, x: Tensor, output: Any) -> tuple[int, int]:
-    inputs = x.numel() // module.in_channels
-    return inputs, inputs
+def _transposed(module: nn.ConvTranspose2d, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    positions = inputs[0].numel() // module.in_channels
+    return positions, positions
 
 
-def _matrix_rows(module: Any, x: Tensor, output: Any) -> tuple[int, int]:
-    weight = module.weight
-    for tensor, columns in ((output, weight.shape[0]), (output, weight.shape[1]), (x, weight.shape[1])):
-        if isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[-1] == columns:
+def _looked_up(module: nn.Module, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    return inputs[0].numel(), inputs[0].numel()
+
+
+def _matrix_rows(module: Any, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    for tensor, columns in zip((output, output, inputs[0]), (*getattr(module, name).shape, None), strict=True):
+        wanted = getattr(module, name).shape[1] if columns is None else columns
+        if isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[-1] == wanted:
             rows = math.prod(tensor.shape[:-1])
             return rows, rows
     return 0, 0
 
 
+def _attended(module: nn.MultiheadAttention, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    """Query, key and value each meet their projection; ``in_proj_weight`` is three of them in one."""
+    query, key, value = (tensor.numel() // tensor.shape[-1] for tensor in inputs[:3])
+    of: dict[str, Fraction | int] = {"k_proj_weight": key, "v_proj_weight": value}
+    of["in_proj_weight"] = Fraction(query + key + value, 3)
+    rows = of.get(name, query)
+    return rows, rows
+
+
 LINEAR = Kind("linear", layers.linear, positions=_rows)
 CONVOLUTION = Kind("convolution", layers.convolution, convolution=True, positions=_convolved)
 TRANSPOSED = Kind("transposed convolution", layers.transposed_convolution, positions=_transposed)
-EMBEDDING = Kind("embedding", layers.embedding, default=False)
-ATTENTION = Kind("attention", positions=lambda module, x, output: (x.numel() // x.shape[-1],) * 2)
+EMBEDDING = Kind("embedding", layers.embedding, default=False, positions=_looked_up, lookup=True)
+EMBEDDING_BAG = Kind("embedding", default=False, positions=_looked_up, lookup=True)
+ATTENTION = Kind("attention", positions=_attended)
 READ_BY_ATTENTION = Kind("attention")
 MATRIX = Kind("matrix", positions=_matrix_rows)
 
@@ -102,10 +120,9 @@ def weights_of(module: nn.Module) -> list[tuple[str, Kind]]:
                 same = same and cls._conv_forward is known._conv_forward  # type: ignore[attr-defined]
             if same:
                 return [("weight", kind)]
-            reads = Kind(kind.name, default=kind.default, positions=kind.positions)
-            return [("weight", reads)]  # a forward of its own, which reads the weight
+            return [("weight", replace(kind, chained=None))]  # a forward of its own, which reads the weight
     if isinstance(module, nn.EmbeddingBag):
-        return [("weight", Kind("embedding", default=False))]
+        return [("weight", EMBEDDING_BAG)]
     if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.Bilinear):
         return [("weight", Kind(cls.__name__, default=False, possible=False))]
     weight = getattr(module, "weight", None)
@@ -185,9 +202,16 @@ def groups_of(module: nn.Module) -> int:
     return module.groups if isinstance(module, known) else 1
 
 
-def first_tensor(values: Sequence[Any]) -> Tensor | None:
-    """The first tensor among a module's arguments."""
-    return next((v for v in values if isinstance(v, Tensor)), None)
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+
+
+def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
+    """Qualified name and kind of the first wrapper of several processes inside a module, which own its parameters."""
+    for name, each in module.named_modules():
+        for cls in type(each).__mro__:
+            if cls.__name__ in _WRAPPERS:
+                return name, cls.__name__
+    return None
 
 
 def is_sharded(weight: Tensor) -> bool:

@@ -38,11 +38,13 @@ def linear(layer: nn.Linear, factors: Factors, plain: Forward, x: Tensor) -> Ten
 def embedding(layer: nn.Embedding, factors: Factors, plain: Forward, indices: Tensor) -> Tensor:
     """The lookup in the last factor, then the others on what was found."""
     *others, rows = factors
-    if layer.scale_grad_by_freq or not factors.runs_chained(indices.numel() * sum(f.numel() for f in others)):
-        return plain(layer, indices)  # type: ignore[no-any-return]
-    x = F.embedding(indices, rows)
-    for factor in reversed(others):
-        x = x @ factor
+    chained = factors.runs_chained(indices.numel() * sum(f.numel() for f in others)) and not layer.scale_grad_by_freq
+    with torch.autocast(indices.device.type, enabled=False):  # a lookup is exact under autocast
+        if not chained:
+            return plain(layer, indices)  # type: ignore[no-any-return]
+        x = F.embedding(indices, rows)
+        for factor in reversed(others):
+            x = x @ factor
     if layer.padding_idx is not None:  # no gradient at all from there, to no factor
         x = torch.where((indices == layer.padding_idx)[..., None], x.detach(), x)
     return x
@@ -92,9 +94,9 @@ def transposed_convolution(
     padding = layer._output_padding(
         x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation  # type: ignore[arg-type]
     )  # fmt: skip
-    kernel = kernel.reshape(-1, layer.out_channels // layer.groups, *layer.kernel_size)
+    weight = kernel.reshape(-1, layer.out_channels // layer.groups, *layer.kernel_size)
     return _CONVOLVE_TRANSPOSED[axes](
-        x, kernel, layer.bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation  # type: ignore[arg-type]
+        x, weight, layer.bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -21,11 +21,13 @@ def as_list(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer
     Raises:
         TypeError: If one is no optimizer.
     """
-    optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    for each in optimizers:
+    if optimizer is None:
+        return []
+    several: list[Any] = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    for each in several:
         if not isinstance(each, Optimizer):
-            raise TypeError(f"optimizer is a {type(each).__name__}, expected a torch.optim.Optimizer or several.")
-    return optimizers
+            raise TypeError(f"optimizer is {each!r}, expected a torch.optim.Optimizer or a list of them.")
+    return several
 
 
 def check_holds(optimizers: Sequence[Optimizer], weights: Mapping[str, nn.Parameter]) -> None:
@@ -45,28 +47,28 @@ def check_holds(optimizers: Sequence[Optimizer], weights: Mapping[str, nn.Parame
         )
 
 
-def swap(
-    optimizers: Iterable[Optimizer],
-    replacements: Mapping[nn.Parameter, Sequence[nn.Parameter]],
-    prefixes: Mapping[nn.Parameter, str] | None = None,
-) -> None:
-    """Puts the factors where the weights were, group by group; what was remembered of the weights is dropped."""
+Replacements = Mapping[nn.Parameter, Sequence[tuple[str, nn.Parameter]]]
+
+
+def swap(optimizers: Iterable[Optimizer], replacements: Replacements) -> None:
+    """Puts (name, parameter) pairs where the old parameters were, group by group, and drops what was remembered."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
+            names = group.get("param_names")
             params: list[nn.Parameter] = []
-            names: list[str] = []
+            new_names: list[str] = []
             for j, old in enumerate(group["params"]):
-                new = replacements.get(old)
-                params += [old] if new is None else new
-                if "param_names" in group:
-                    kept = group["param_names"][j]
-                    prefix = (prefixes or {}).get(old, kept)
-                    names += [kept] if new is None else [f"{prefix}.factor{i}" for i in range(len(new))]
-            group["params"] = params
-            if "param_names" in group:
-                group["param_names"] = names
+                pairs = replacements.get(old, [("" if names is None else names[j], old)])
+                params += [parameter for _, parameter in pairs]
+                new_names += [name for name, _ in pairs]
+            group["params"][:] = params  # in place: LBFGS keeps the list itself
+            if names is not None:
+                group["param_names"] = new_names
         for old in replacements:
             optimizer.state.pop(old, None)
+        if isinstance(optimizer, torch.optim.LBFGS):  # it remembers all parameters as one vector
+            optimizer.state.clear()
+            optimizer._numel_cache = None
 
 
 def fold_state(
@@ -77,16 +79,11 @@ def fold_state(
     Call :func:`check_state` first; then nothing fails here.
     """
     first, *others = factors
-    gone = {id(f) for f in others}
+    replacements: dict[nn.Parameter, list[tuple[str, nn.Parameter]]] = {first: [(name, weight)]}
+    replacements |= {factor: [] for factor in others}
     for optimizer in optimizers:
         buffer = _projected_momentum(optimizer, factors) if state == "project" else None
-        for group in optimizer.param_groups:
-            kept = [j for j, p in enumerate(group["params"]) if id(p) not in gone]
-            if "param_names" in group:
-                group["param_names"] = [name if group["params"][j] is first else group["param_names"][j] for j in kept]
-            group["params"] = [weight if group["params"][j] is first else group["params"][j] for j in kept]
-        for factor in factors:
-            optimizer.state.pop(factor, None)
+        swap([optimizer], replacements)
         if buffer is not None:
             optimizer.state[weight]["momentum_buffer"] = buffer
 
@@ -130,7 +127,9 @@ def _projected_momentum(optimizer: Optimizer, factors: Factors) -> Tensor | None
     buffers: list[Any] = [optimizer.state.get(f, {}).get("momentum_buffer") for f in factors]
     if all(b is None for b in buffers):
         return None
-    values = tuple(f.detach().double() for f in factors)
-    tangents = tuple(torch.zeros_like(v) if b is None else b.double() for v, b in zip(values, buffers, strict=True))
-    velocity: Tensor = torch.func.jvp(lambda *w: factors.layout.product(w), values, tangents)[1]
+    values = [f.detach().double() for f in factors]
+    velocity = torch.zeros(factors.layout.weight_shape, dtype=torch.float64, device=values[0].device)
+    for j, momentum in enumerate(buffers):
+        if momentum is not None:  # the product is linear in every factor
+            velocity += factors.layout.product([*values[:j], momentum.double(), *values[j + 1 :]])
     return velocity.to(factors[0].dtype)

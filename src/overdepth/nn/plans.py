@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from overdepth.initialization import INITIALIZATIONS, Init
 from overdepth.layouts import FACTORIZATIONS, Factorization, Layout, make_layout
 from overdepth.nn.classes import qualified
 from overdepth.nn.factors import EXECUTIONS, Execution
-from overdepth.nn.kinds import ATTENTION, TRANSPOSED, Kind, first_tensor, groups_of, obstacle, weights_of
+from overdepth.nn.kinds import ATTENTION, TRANSPOSED, Kind, Rows, groups_of, obstacle, weights_of, wrapper_of
 
 Select = Callable[[nn.Module, str], "bool | Mapping[str, Any]"]
 
@@ -66,8 +68,7 @@ class PlannedWeight:
         layout: How it becomes factors.
         choice: What was asked.
         places: (qualified module name, module, attribute, kind) of all that share the Parameter.
-        inputs: Rows or positions that came in with the given input, None if it was not counted.
-        outputs: The same of what went out.
+        calls: Rows or positions in and out of every call with the given input, None if they were not counted.
     """
 
     name: str
@@ -76,21 +77,31 @@ class PlannedWeight:
     layout: Layout
     choice: Choice
     places: tuple[tuple[str, nn.Module, str, Kind], ...]
-    inputs: int | None = None
-    outputs: int | None = None
+    calls: tuple[Rows, ...] | None = None
 
     @property
     def cost(self) -> tuple[int, int, str] | None:
         """Forward multiply-adds before and after, and how the layer runs; None without a counted input."""
-        if self.inputs is None or self.outputs is None:
+        if self.calls is None:
             return None
-        before = self.layout.plain_cost(self.inputs, self.outputs)
-        chained = self.layout.chained_cost(self.inputs, self.outputs)
-        folded = before + self.layout.product_cost
-        can_chain = self.kind.chained is not None and self.choice.execution != "folded"
-        if can_chain and (self.choice.execution == "chained" or chained <= folded):
-            return before, chained, "chained"
-        return before, folded, "folded"
+        before, after, routes = Fraction(0), Fraction(0), set()
+        for inputs, outputs in self.calls:
+            plain, chained = self._call_costs(inputs, outputs)
+            folded = plain + self.layout.product_cost
+            chains = self.choice.execution == "chained" or (self.choice.execution == "auto" and chained <= folded)
+            chains = chains and self.kind.chained is not None
+            before += plain
+            after += chained if chains else folded
+            routes.add("chained" if chains else "folded")
+        return int(before), int(after), routes.pop() if len(routes) == 1 else "both" if routes else "not called"
+
+    def _call_costs(self, inputs: Fraction | int, outputs: Fraction | int) -> Rows:
+        """Of the plain layer, and factor after factor."""
+        if self.kind.lookup:
+            *others, _ = self.layout.factor_shapes
+            return 0, outputs * sum(map(math.prod, others))
+        per_input, per_output = self.layout.chained_cost(1, 0), self.layout.chained_cost(0, 1)
+        return outputs * self.layout.weight_size, inputs * per_input + outputs * per_output
 
 
 @dataclass(frozen=True)
@@ -160,25 +171,32 @@ def make_plan(module: nn.Module, defaults: Choice, select: Select | None, *, all
     left: dict[str, str] = {}
     impossible = []
     for prefix, each, name, kind in _candidates(module):
-        choice = _chosen(each, prefix, kind, defaults, select)
         label = qualified(prefix, name)
+        choice = _chosen(each, prefix, label, kind, defaults, select)
         if choice is None or choice.depth == 1:
             left[label] = "not chosen" if choice is None else "depth 1"
             if choice is None and select is None:
                 left[label] = "by explicit choice only: select=" if kind.possible else f"{obstacle(each, name)}"
                 impossible += [] if kind.possible else [label]
             continue
+        shared = owners.get(id(dict(each._parameters).get(name)), ())
+        if select is None and any(not k.default for _, m, n in shared for at, k in weights_of(m) if at == n):
+            left[label] = "tied to an embedding: by explicit choice only, select="
+            continue
         reason = obstacle(each, name)
         if reason is not None:
             raise ValueError(f"{label!r} cannot be over-parameterized: {reason}.")
-        planned = _planned(each, prefix, name, kind, choice, owners[id(getattr(each, name))], allow_rank_loss)
+        planned = _planned(each, prefix, name, kind, choice, shared, allow_rank_loss)
         earlier = found.get(id(planned.weight))
         if earlier is not None and (earlier.layout, earlier.choice) != (planned.layout, planned.choice):
             raise ValueError(f"{label!r} is tied to {earlier.name!r} but was chosen differently; choose them alike.")
-        if select is None and any(not k.default for *_, k in planned.places):
-            left[label] = "tied to an embedding: by explicit choice only, select="
-            continue
         found.setdefault(id(planned.weight), planned)
+    wrapper = wrapper_of(module)
+    if found and wrapper is not None:
+        raise ValueError(
+            f"{wrapper[0] or 'the model'!r} is wrapped in {wrapper[1]}, which took its parameters when it was built; "
+            f"over-parameterize first, then wrap or shard."
+        )
     for planned in found.values():
         for at, _, name, _ in planned.places:
             left.pop(qualified(at, name), None)  # tied to what was chosen, it goes along
@@ -187,33 +205,34 @@ def make_plan(module: nn.Module, defaults: Choice, select: Select | None, *, all
 
 def count_positions(module: nn.Module, plan: Plan, inputs: Sequence[Any]) -> Plan:
     """The plan with the rows and positions that a forward pass of ``inputs`` brings to each layer."""
-    counted: dict[int, tuple[int, int]] = {}
-    handles = []
-
-    def counting(weight: PlannedWeight, kind: Kind) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            x = first_tensor(args)
-            if x is not None and kind.positions is not None:
-                before = counted.get(id(weight.weight), (0, 0))
-                now = kind.positions(layer, x, output)
-                counted[id(weight.weight)] = (before[0] + now[0], before[1] + now[1])
-
-        return hook
-
+    counted: dict[int, list[Rows]] = {}
     attention = {id(m.out_proj): m for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
+    handles = []
     for planned in plan.weights:
-        for _, each, _, kind in planned.places:
+        for _, each, name, kind in planned.places:
             host = attention.get(id(each), each)  # whose output projection is never called
-            handles.append(host.register_forward_hook(counting(planned, kind if host is each else ATTENTION)))
+            counting = _counting(counted.setdefault(id(planned.weight), []), name, kind if host is each else ATTENTION)
+            handles.append(host.register_forward_hook(counting, with_kwargs=True))
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-    weights = [replace(w, inputs=counted[id(w.weight)][0], outputs=counted[id(w.weight)][1])
-               if id(w.weight) in counted else w for w in plan.weights]  # fmt: skip
-    return replace(plan, weights=tuple(weights))
+        for name, buffer in module.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])
+    return replace(plan, weights=tuple(replace(w, calls=tuple(counted[id(w.weight)])) for w in plan.weights))
+
+
+def _counting(calls: list[Rows], name: str, kind: Kind) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        inputs = [value for value in (*args, *keywords.values()) if isinstance(value, torch.Tensor)]
+        if inputs and kind.positions is not None:
+            calls.append(kind.positions(layer, name, inputs, output))
+
+    return hook
 
 
 def _candidates(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Kind]]:
@@ -222,7 +241,9 @@ def _candidates(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Kind]]
             yield prefix, each, name, kind
 
 
-def _chosen(module: nn.Module, prefix: str, kind: Kind, defaults: Choice, select: Select | None) -> Choice | None:
+def _chosen(
+    module: nn.Module, prefix: str, label: str, kind: Kind, defaults: Choice, select: Select | None
+) -> Choice | None:
     if select is None:
         return defaults if kind.default and kind.possible else None
     answer = select(module, prefix)
@@ -234,7 +255,7 @@ def _chosen(module: nn.Module, prefix: str, kind: Kind, defaults: Choice, select
     if unknown:
         raise ValueError(f"select returned {', '.join(unknown)} for {prefix!r}, expected some of {_fields()}.")
     choice = replace(defaults, **answer)
-    choice.check(prefix)
+    choice.check(label)
     return choice
 
 
@@ -248,7 +269,7 @@ def _planned(
     name: str,
     kind: Kind,
     choice: Choice,
-    owners: list[tuple[str, nn.Module, str]],
+    owners: Sequence[tuple[str, nn.Module, str]],
     allow_rank_loss: bool,
 ) -> PlannedWeight:
     label = qualified(prefix, name)
