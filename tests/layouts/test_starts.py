@@ -116,7 +116,7 @@ class Decompositions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("depth", [3, 4, 5])
 @pytest.mark.parametrize("kind", ["random", "dead input channel", "dead output channel", "rank one", "ill-conditioned"])
 def test_balancing_a_kernel_ends_at_rounding(kind: str, depth: int, dtype: torch.dtype) -> None:
-    """Balancing converges linearly: sixty decompositions for every pair of neighbours are ample, null directions or not."""
+    """Balancing converges linearly: sixty decompositions for every pair of neighbours are ample."""
     layout = KernelLayout((6, 4, 3), depth)
     weight = weight_of(layout, depth)
     if kind == "dead input channel":

@@ -30,15 +30,16 @@ class Tied(nn.Module):
         return result
 
 
-class Wrapper(nn.Module):
-    """Puts a prefix in front of every key, as distributed wrappers and compiled modules do."""
+class Shared(nn.Module):
+    """One layer under two names, which a state_dict lists twice."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.module = module
+        self.first = nn.Linear(6, 6)
+        self.layers = nn.ModuleList([self.first, nn.Linear(6, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.module(x)
+        result: Tensor = self.layers[1](self.first(x))
         return result
 
 
@@ -63,7 +64,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "attention": (lambda: nn.MultiheadAttention(8, 2, kdim=6, vdim=4), None),
     "packed attention": (lambda: nn.MultiheadAttention(8, 2), None),
     "tied": (Tied, everything),
-    "wrapped": (lambda: Wrapper(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 7))), None),
+    "shared": (Shared, None),
     "data parallel": (lambda: nn.DataParallel(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 7))), None),
 }  # fmt: skip
 
@@ -225,7 +226,7 @@ def test_two_state_dicts_on_the_meta_device_have_the_right_shapes() -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "tied"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("tied", "shared")])
 def test_safetensors_take_both_forms(name: str, tmp_path: Path) -> None:
     model, other = make(name, 0, factored=True), make(name, 1, factored=True)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "factored.safetensors")
@@ -238,8 +239,9 @@ def test_safetensors_take_both_forms(name: str, tmp_path: Path) -> None:
     same(dict(plain.state_dict()), dict(model.state_dict()))
 
 
-def test_safetensors_take_a_tied_model(tmp_path: Path) -> None:
-    model, other = make("tied", 0, factored=True), make("tied", 1, factored=True)
+@pytest.mark.parametrize("name", ["tied", "shared"])
+def test_safetensors_take_a_tied_model(name: str, tmp_path: Path) -> None:
+    model, other = make(name, 0, factored=True), make(name, 1, factored=True)
     safetensors.torch.save_model(model, str(tmp_path / "model.safetensors"))
     safetensors.torch.load_model(other, tmp_path / "model.safetensors")
     same(dict(other.state_dict()), dict(model.state_dict()))
@@ -287,5 +289,7 @@ def test_errors_name_the_key_and_what_came() -> None:
     for convert in (partial(plain_state_dict, module=model), partial(plain_state_dict, module=plain)):
         refused(partial(convert, missing), "'1.weight'", "(4, 4)")
         refused(partial(convert, wrong), "'0.weight'", "(4, 5)")
+    elsewhere = {f"elsewhere.{key}": value for key, value in od.overparameterize_(nn.Linear(6, 4)).state_dict().items()}
+    refused(lambda: plain_state_dict(elsewhere, nn.Linear(6, 4)), "'elsewhere.weight'", "does not hold")
     narrow = od.overparameterize_(nn.Linear(6, 4), width=2, allow_rank_loss=True)
     refused(lambda: factored_state_dict(nn.Linear(6, 4).state_dict(), narrow), "'weight'", "width")

@@ -191,6 +191,9 @@ def test_a_model_that_draws_numbers_is_compared_on_the_same_ones() -> None:
     error = od.verify_collapse(model, X).output_error
     assert error is not None
     assert error < 1e-5
+    state = torch.get_rng_state()
+    od.verify_collapse(model, X)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_model_without_factors_is_refused() -> None:

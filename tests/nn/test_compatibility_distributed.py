@@ -23,14 +23,14 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo"),
 ]
 WORKER = Path(__file__).with_name("workers.py")
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 SHARDED = ["sharded", "sharded by layer"]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("two_processes")
-    interface = "lo0" if sys.platform == "darwin" else "lo"
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
     arguments = [str(folder / "rendezvous"), str(folder / "result.json")]
     logs = [(folder / f"log{rank}").open("w+") for rank in range(2)]
     processes = [
@@ -119,10 +119,11 @@ def test_a_sharded_state_dict_has_to_be_gathered_before_it_is_converted(
 
 
 @pytest.mark.skipif(dist.is_available() and dist.is_initialized(), reason="needs a process without a group")
-def test_a_dtensor_is_refused_in_a_single_process_too() -> None:
+def test_a_dtensor_is_refused_in_a_single_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", LOOPBACK)
     dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     try:
         layer = torch.nn.Linear(4, 4)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,6 +92,8 @@ class MatrixLayout(Layout):
 
     def _drawn(self, matrix: Tensor, start: Start) -> list[Tensor]:
         match_norm = start.scale == "match"
+        if start.init == "near_identity" and len(self.weight_shape) > 2:
+            return self._near_identity_kernels(matrix, start)
         return initial_factors(
             *self.matrix,
             self.depth_,
@@ -104,6 +106,22 @@ class MatrixLayout(Layout):
             dtype=matrix.dtype,
             device=matrix.device,
         )
+
+    def _near_identity_kernels(self, matrix: Tensor, start: Start) -> list[Tensor]:
+        """The identity among kernels is the centre's: the first factor's ones are at channel i and the middle tap."""
+        drawn = replace(start, init="near_zero", scale=1.0 if isinstance(start.scale, str) else start.scale)
+        first, *others = [f.double() for f in self._drawn(matrix, drawn)]
+        kernel = self.weight_shape[2:]
+        centre = 0
+        for size in kernel:
+            centre = centre * size + size // 2
+        taps = first.reshape(self.width, self.weight_shape[1], -1)
+        taps[:, :, centre] += torch.eye(*taps.shape[:2], dtype=first.dtype)
+        factors = [first, *(f + torch.eye(*f.shape, dtype=f.dtype) for f in others)]
+        if start.scale == "match":
+            ratio = float(matrix.double().norm()) / float(multiply(factors).norm())
+            factors = [f * ratio ** (1 / len(factors)) for f in factors]
+        return [f.to(matrix.device, matrix.dtype) for f in factors]
 
     def null_directions(self, factors: Sequence[Tensor]) -> int:
         """Singular values of the balanced split that are lost beside the largest: both sides have no gradient."""

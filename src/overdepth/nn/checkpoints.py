@@ -145,7 +145,7 @@ def _refuse_shards(key: str, values: Iterable[Tensor]) -> None:
 
 def _inferred(key: str, chain: Mapping[int, Tensor], module: nn.Module) -> Layout:
     prefix, _, name = key.rpartition(".")
-    owner = dict(module.named_modules(remove_duplicate=False)).get(prefix, module)
+    owner = dict(module.named_modules(remove_duplicate=False)).get(prefix)
     weight = getattr(owner, name, None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"the state_dict has factors of {key!r}, which {type(module).__name__} does not hold.")

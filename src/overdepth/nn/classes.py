@@ -180,7 +180,7 @@ def _holding_forward(base: type[nn.Module], names: tuple[str, ...]) -> Callable[
         try:
             return plain(self, *args, **kwargs)
         finally:
-            self.__dict__[_HELD] = None
+            self.__dict__.pop(_HELD, None)
 
     return forward
 

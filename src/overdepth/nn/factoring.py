@@ -14,7 +14,8 @@ from overdepth.layouts import Factorization, Start
 from overdepth.nn.classes import attach, qualified
 from overdepth.nn.factors import Execution, Factors
 from overdepth.nn.optimizers import as_list, check_holds, swap
-from overdepth.nn.plans import Choice, Plan, PlannedWeight, Select, count_positions, make_plan
+from overdepth.nn.planning import count_positions, make_plan
+from overdepth.nn.plans import Choice, Plan, PlannedWeight, Select
 
 
 def overparameterize_(

@@ -124,14 +124,19 @@ def weights_of(module: nn.Module) -> list[tuple[str, Kind]]:
     if isinstance(module, nn.EmbeddingBag):
         return [("weight", EMBEDDING_BAG)]
     if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.Bilinear):
+        names = [name for name in module._parameters if name.startswith("weight")]
+        return [(names[0], Kind(cls.__name__, default=False, possible=False))] if names else []
+    if parametrize.is_parametrized(module, "weight"):
+        return [("weight", MATRIX)]  # ours, or one of torch, which is refused
+    if "Quantized" in cls.__name__ or cls.__module__.startswith("torch.ao."):  # the weight is a method
         return [("weight", Kind(cls.__name__, default=False, possible=False))]
-    weight = getattr(module, "weight", None)
-    if callable(weight):  # quantized layers have a method
-        return [("weight", Kind(cls.__name__, default=False, possible=False))]
-    if isinstance(weight, Tensor) and weight.ndim >= 2:
+    weight = dict(module._parameters).get("weight")  # of a scripted module it is no dict
+    if weight is not None and weight.ndim >= 2:
         if "norm" in cls.__name__.lower():
             return [("weight", Kind("elementwise", default=False))]
         return [("weight", MATRIX if weight.ndim == 2 else Kind(cls.__name__, default=False, possible=False))]
+    if dict(module._buffers).get("weight") is not None:
+        return [("weight", Kind("buffer", default=False))]
     return []
 
 

@@ -1,24 +1,23 @@
-"""What an over-parameterization will do, decided and checked before anything is touched."""
+"""What an over-parameterization will do: the choice for each layer, and the table of them all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import nn
 
 from overdepth._checks import check_depth, check_positive
 from overdepth._table import text_table
 from overdepth.chain import check_width
 from overdepth.initialization import INITIALIZATIONS, Init
-from overdepth.layouts import FACTORIZATIONS, Factorization, Layout, make_layout
+from overdepth.layouts import FACTORIZATIONS, Factorization, Layout
 from overdepth.nn.classes import qualified
 from overdepth.nn.factors import EXECUTIONS, Execution
-from overdepth.nn.kinds import ATTENTION, TRANSPOSED, Kind, Rows, groups_of, obstacle, weights_of, wrapper_of
+from overdepth.nn.kinds import Kind, Rows
 
 Select = Callable[[nn.Module, str], "bool | Mapping[str, Any]"]
 
@@ -150,157 +149,3 @@ class Plan:
         lines.append(f"{len(self.weights)} weights: {self.parameters_before:,} -> {self.parameters_after:,} parameters")
         lines += [f"left plain: {name or 'the model itself'} ({why})" for name, why in self.left_plain.items()]
         return "\n".join(lines)
-
-
-def make_plan(module: nn.Module, defaults: Choice, select: Select | None, *, allow_rank_loss: bool = False) -> Plan:
-    """Decides and checks everything; touches nothing.
-
-    Raises:
-        TypeError: If ``select`` returns neither bool nor dict.
-        ValueError: If a chosen weight cannot be factored, by its qualified name and with the reason.
-    """
-    defaults.check()
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}, expected a torch.nn.Module.")
-    owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
-    for prefix, each in module.named_modules():
-        for name, parameter in each._parameters.items():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append((prefix, each, name))
-    found: dict[int, PlannedWeight] = {}
-    left: dict[str, str] = {}
-    impossible = []
-    for prefix, each, name, kind in _candidates(module):
-        label = qualified(prefix, name)
-        choice = _chosen(each, prefix, label, kind, defaults, select)
-        if choice is None or choice.depth == 1:
-            left[label] = "not chosen" if choice is None else "depth 1"
-            if choice is None and select is None:
-                left[label] = "by explicit choice only: select=" if kind.possible else f"{obstacle(each, name)}"
-                impossible += [] if kind.possible else [label]
-            continue
-        shared = owners.get(id(dict(each._parameters).get(name)), ())
-        if select is None and any(not k.default for _, m, n in shared for at, k in weights_of(m) if at == n):
-            left[label] = "tied to an embedding: by explicit choice only, select="
-            continue
-        reason = obstacle(each, name)
-        if reason is not None:
-            raise ValueError(f"{label!r} cannot be over-parameterized: {reason}.")
-        planned = _planned(each, prefix, name, kind, choice, shared, allow_rank_loss)
-        earlier = found.get(id(planned.weight))
-        if earlier is not None and (earlier.layout, earlier.choice) != (planned.layout, planned.choice):
-            raise ValueError(f"{label!r} is tied to {earlier.name!r} but was chosen differently; choose them alike.")
-        found.setdefault(id(planned.weight), planned)
-    wrapper = wrapper_of(module)
-    if found and wrapper is not None:
-        raise ValueError(
-            f"{wrapper[0] or 'the model'!r} is wrapped in {wrapper[1]}, which took its parameters when it was built; "
-            f"over-parameterize first, then wrap or shard."
-        )
-    for planned in found.values():
-        for at, _, name, _ in planned.places:
-            left.pop(qualified(at, name), None)  # tied to what was chosen, it goes along
-    return Plan(tuple(found.values()), left, tuple(impossible))
-
-
-def count_positions(module: nn.Module, plan: Plan, inputs: Sequence[Any]) -> Plan:
-    """The plan with the rows and positions that a forward pass of ``inputs`` brings to each layer."""
-    counted: dict[int, list[Rows]] = {}
-    attention = {id(m.out_proj): m for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
-    handles = []
-    for planned in plan.weights:
-        for _, each, name, kind in planned.places:
-            host = attention.get(id(each), each)  # whose output projection is never called
-            counting = _counting(counted.setdefault(id(planned.weight), []), name, kind if host is each else ATTENTION)
-            handles.append(host.register_forward_hook(counting, with_kwargs=True))
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, buffer in module.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
-    return replace(plan, weights=tuple(replace(w, calls=tuple(counted[id(w.weight)])) for w in plan.weights))
-
-
-def _counting(calls: list[Rows], name: str, kind: Kind) -> Callable[..., None]:
-    def hook(layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        inputs = [value for value in (*args, *keywords.values()) if isinstance(value, torch.Tensor)]
-        if inputs and kind.positions is not None:
-            calls.append(kind.positions(layer, name, inputs, output))
-
-    return hook
-
-
-def _candidates(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Kind]]:
-    for prefix, each in module.named_modules():
-        for name, kind in weights_of(each):
-            yield prefix, each, name, kind
-
-
-def _chosen(
-    module: nn.Module, prefix: str, label: str, kind: Kind, defaults: Choice, select: Select | None
-) -> Choice | None:
-    if select is None:
-        return defaults if kind.default and kind.possible else None
-    answer = select(module, prefix)
-    if isinstance(answer, bool):
-        return defaults if answer else None
-    if not isinstance(answer, Mapping):
-        raise TypeError(f"select returned {answer!r} for {prefix!r}, expected a bool or a dict of {_fields()}.")
-    unknown = [str(key) for key in answer if key not in Choice.__dataclass_fields__]
-    if unknown:
-        raise ValueError(f"select returned {', '.join(unknown)} for {prefix!r}, expected some of {_fields()}.")
-    choice = replace(defaults, **answer)
-    choice.check(label)
-    return choice
-
-
-def _fields() -> str:
-    return ", ".join(Choice.__dataclass_fields__)
-
-
-def _planned(
-    module: nn.Module,
-    prefix: str,
-    name: str,
-    kind: Kind,
-    choice: Choice,
-    owners: Sequence[tuple[str, nn.Module, str]],
-    allow_rank_loss: bool,
-) -> PlannedWeight:
-    label = qualified(prefix, name)
-    weight = getattr(module, name)
-    if choice.execution == "chained" and kind.chained is None:
-        raise ValueError(
-            f"{label!r} cannot be chained: {type(module).__name__} reads its weight as a whole; use execution='auto'."
-        )
-    if choice.factorization != "kernel_first" and kind is TRANSPOSED:
-        raise ValueError(
-            f"{label!r} cannot be factored as {choice.factorization!r}: transposed convolutions have 'kernel_first' "
-            f"alone."
-        )
-    places = []
-    for at, owner, attribute in owners:
-        kinds = dict(weights_of(owner))
-        reason = obstacle(owner, attribute)
-        if reason is not None:
-            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which cannot be factored: {reason}.")
-        if groups_of(owner) != groups_of(module):
-            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which has other groups.")
-        places.append((at, owner, attribute, kinds.get(attribute, Kind("tied", default=False))))
-    factorization = choice.factorization if kind.convolution else "kernel_first"
-    groups = groups_of(module)
-    try:
-        layout = make_layout(weight.shape, choice.depth, choice.width, groups=groups, factorization=factorization)
-    except ValueError as error:
-        raise ValueError(f"{label!r}: {error}") from None
-    if layout.width < layout.enough_width and not allow_rank_loss:
-        raise ValueError(
-            f"width of {label!r} is {layout.width}, below {layout.enough_width}, from which on no expressiveness is "
-            f"lost for a weight of shape {tuple(weight.shape)}; widen it, or say allow_rank_loss=True."
-        )
-    return PlannedWeight(label, kind, weight, layout, choice, tuple(places))
