@@ -267,3 +267,11 @@ def test_project_is_refused_where_it_is_not_defined(cls: type[Optimizer]) -> Non
     with pytest.raises(ValueError, match=rf"project.*{cls.__name__}"):
         od.collapse_(model, optimizer=optimizer, state="project")
     assert (held(optimizer), list(model.state_dict())) == (before, keys)
+
+
+def test_an_optimizer_that_holds_no_factors_is_refused() -> None:
+    model = od.overparameterize_(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)))
+    other = torch.optim.SGD(nn.Linear(3, 3).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"optimizer holds no factors of '0.weight', '1.weight'"):
+        od.collapse_(model, optimizer=other)
+    assert len(list(od.nn.named_factors(model))) == 2

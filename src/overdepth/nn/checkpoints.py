@@ -147,7 +147,7 @@ def _inferred(key: str, chain: Mapping[int, Tensor], module: nn.Module) -> Layou
     prefix, _, name = key.rpartition(".")
     owner = dict(module.named_modules(remove_duplicate=False)).get(prefix)
     weight = getattr(owner, name, None)
-    if not isinstance(weight, Tensor):
+    if owner is None or not isinstance(weight, Tensor):
         raise ValueError(f"the state_dict has factors of {key!r}, which {type(module).__name__} does not hold.")
     try:
         return find_layout(weight.shape, [tuple(f.shape) for _, f in sorted(chain.items())], groups_of(owner))

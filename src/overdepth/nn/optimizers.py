@@ -93,10 +93,17 @@ def check_state(optimizers: Sequence[Optimizer], folded: Mapping[Factors, str], 
 
     Raises:
         ValueError: If the word is unknown, ``error`` was asked and there is state, ``project`` was asked and is not
-            defined, or the factors of one weight are in several groups.
+            defined, no given optimizer holds the factors of a weight, or they are in several groups.
     """
     if state not in STATES:
         raise ValueError(f"state is {state!r}, expected one of {', '.join(STATES)}.")
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    missing = [repr(name) for factors, name in folded.items() if not any(id(f) in held for f in factors)]
+    if optimizers and missing:
+        raise ValueError(
+            f"optimizer holds no factors of {', '.join(missing)}, so that the folded weights would not be trained; "
+            f"hand over every optimizer of the model, or none."
+        )
     for optimizer in optimizers:
         group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         for factors, name in folded.items():
