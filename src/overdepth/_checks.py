@@ -109,6 +109,11 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
+def with_float64(tensor: Tensor) -> Tensor:
+    """The tensor, on the CPU if its device has no float64."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which elementary mathematics runs: at least float32."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32

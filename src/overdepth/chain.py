@@ -140,7 +140,8 @@ def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, trun
     u, s, rows = _left_singular(weight)
     small = s.shape[-1]
     if width < small:
-        rank = int((s > weight.shape[-1] * torch.finfo(weight.dtype).eps * s[..., :1]).sum(-1).max())
+        eps = min(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps)  # lower precision at its word
+        rank = int((s > weight.shape[-1] * eps * s[..., :1]).sum(-1).max())
         if rank > width and not truncate:
             raise ValueError(
                 f"width is {width}, below the rank {rank} of the weight of shape {shape(weight)}: "

@@ -5,10 +5,12 @@ word               factors                                                      
 =================  =====================================================================  ===============  ========
 ``near_zero``      i.i.d. normal entries of standard deviation ``scale``                  no               no
 ``near_identity``  the same plus ones on the main diagonal, square or not                 no               no
-``orthogonal``     ``scale`` times a random matrix with orthonormal rows or columns       no               equal widths
+``orthogonal``     ``scale`` times a random matrix with orthonormal rows or columns       no               see below
 ``balanced``       the balanced split of a given weight, or of a drawn one                yes              yes
 ``identity``       the factor at the wide end holds the weight, the others are identities yes              no
 =================  =====================================================================  ===============  ========
+
+``orthogonal`` is balanced where the hidden width is at most min(out, in).
 """
 
 from __future__ import annotations

@@ -52,8 +52,10 @@ def find_layout(weight_shape: Sequence[int], factor_shapes: Sequence[Sequence[in
     """
     wanted = tuple(map(tuple, factor_shapes))
     matrix_axes = 2 if groups == 1 else 3
-    first = wanted[0]
-    widths = (None, first[matrix_axes - 2], first[0] // groups)  # of a matrix, of a convolution's weight
+    first = wanted[0] if wanted else ()
+    # The hidden width of a matrix, and of a convolution's weight.
+    read = [*first[matrix_axes - 2 : matrix_axes - 1], *(rows // groups for rows in first[:1])]
+    widths = [None, *(width for width in read if width > 0)]
     for factorization in FACTORIZATIONS if len(weight_shape) > 2 else FACTORIZATIONS[:1]:
         if factorization == "kernel_between" and len(wanted) < 3:
             continue

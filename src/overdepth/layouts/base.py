@@ -78,6 +78,14 @@ class Layout(ABC):
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight, of ``weight_shape``; differentiable."""
 
+    def check(self, start: Start) -> None:
+        """Checks that factors can begin like that.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+        del start
+
     @abstractmethod
     def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
         """New factors in the weight's dtype and on its device."""
@@ -107,9 +115,10 @@ class Layout(ABC):
         return self.product([f.double() for f in factors]).to(factors[0].dtype)
 
 
-def lost(values: Tensor) -> int:
-    """How many singular values are 0 to the rounding of float32, which a weight of low rank computed in it leaves.
+def lost(values: Tensor, dtype: torch.dtype) -> int:
+    """How many singular values are 0 to rounding, as those are of a weight of low rank that was computed in ``dtype``.
 
-    Weights of lower precision are taken at their word: what is small beside their rounding still gets a gradient.
+    Weights below float32 are taken at their word: what is small beside their rounding still gets a gradient.
     """
-    return int((values <= 4 * torch.finfo(torch.float32).eps * values.amax(-1, keepdim=True)).sum())
+    eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    return int((values <= 4 * eps * values.amax(-1, keepdim=True)).sum())

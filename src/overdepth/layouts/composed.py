@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from overdepth.layouts.base import Layout, Start
-from overdepth.layouts.kernel import draw, matched
+from overdepth.layouts.drawing import draw, drawn
 
 
 @dataclass(frozen=True)
@@ -105,21 +105,27 @@ class ComposedLayout(Layout):
             total = convolve(total, flipped, padding=[k - 1 for k in kernel], groups=self.groups)
         return total.movedim(0, 1)
 
-    def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
-        """Drawn factors.
+    def check(self, start: Start) -> None:
+        """Checks that the start does not want to keep a weight.
 
         Raises:
-            ValueError: If the start should keep the weight.
+            ValueError: If it does.
         """
         if start.keeps_the_weight:
             raise ValueError(
                 f"init is {start.init!r}, but a given kernel is in general no composition of smaller ones; 'composed' "
                 f"is for training from scratch: use init='orthogonal', 'near_identity' or 'near_zero'."
             )
+
+    def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
+        """Drawn factors.
+
+        Raises:
+            ValueError: If the start should keep the weight.
+        """
+        self.check(start)
         factors = [
-            draw(shape, start, kernel, centre, self.groups, weight.device)
+            draw(shape, start, self.groups, kernel, centre)
             for shape, kernel, centre in zip(self._matrix_shapes, self.kernels, self._centres, strict=True)
         ]
-        if isinstance(start.scale, str):
-            factors = matched(factors, self, weight)
-        return [f.reshape(s).to(weight.dtype) for f, s in zip(factors, self.factor_shapes, strict=True)]
+        return drawn(factors, self, weight, start)

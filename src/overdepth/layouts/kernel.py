@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from overdepth.chain import multiply, split
-from overdepth.initialization import initial_factors
 from overdepth.layouts.base import Layout, Start, lost
+from overdepth.layouts.drawing import draw, drawn
 
 _SWEEPS = 200  # each divides the imbalance by about (1 + 1 / factors on a side)^2, which is 4 at depth 3
 
@@ -106,24 +106,32 @@ class KernelLayout(Layout):
         kernel = (kernel @ below).reshape(g, after, -1)
         return (above @ kernel).reshape(g * out, -1, into).movedim(1, 2).reshape(self.weight_shape)
 
+    def check(self, start: Start) -> None:
+        """Checks that there is room for the kernel if the start is to keep it.
+
+        Raises:
+            ValueError: If there is not.
+        """
+        out, into = self._channels
+        if start.keeps_the_weight and min(self._widths[0] - into, self._widths[1] - out) < 0:
+            raise ValueError(
+                f"width is {self.width_}; 'kernel_between' keeps a weight of shape {self.weight_shape} from width "
+                f"{self.enough_width} on."
+            )
+
     def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
         """``identity``: the kernel holds the weight; ``balanced``: the flattenings at each inner side agree."""
-        if start.keeps_the_weight:
-            factors = self._around(weight)
-            if start.init == "balanced":
-                factors = self._balance(factors, torch.finfo(weight.dtype).eps)
-        else:
-            factors = self._drawn(weight, start)
+        self.check(start)
+        if not start.keeps_the_weight:
+            return self._drawn(weight, start)
+        factors = self._around(weight)
+        if start.init == "balanced":
+            factors = self._balance(factors, torch.finfo(weight.dtype).eps)
         return [f.to(weight.dtype).reshape(s).contiguous() for f, s in zip(factors, self.factor_shapes, strict=True)]
 
     def _around(self, weight: Tensor) -> list[Tensor]:
         """Identities around the weight, each factor (groups, rows, columns, kernel size) in float64."""
         out, into = self._channels
-        if min(self._widths[0] - into, self._widths[1] - out) < 0:
-            raise ValueError(
-                f"width is {self.width_}; 'kernel_between' keeps a weight of shape {self.weight_shape} from width "
-                f"{self.enough_width} on."
-            )
         factors = [
             torch.eye(*s, dtype=torch.float64, device=weight.device).expand(self.groups, *s)[..., None]
             for s in self._matrix_shapes
@@ -164,60 +172,17 @@ class KernelLayout(Layout):
             (factors[0].detach().double().norm(dim=-1), min(into, out * taps)),
             (factors[-1].detach().double().norm(dim=-2), min(out, into * taps)),
         ):
-            count += lost(norms.topk(min(full, norms.shape[-1])).values ** self.depth_)
+            count += lost(norms.topk(min(full, norms.shape[-1])).values ** self.depth_, factors[0].dtype)
         return count
 
     def _drawn(self, weight: Tensor, start: Start) -> list[Tensor]:
         """Every factor by itself, as :func:`overdepth.initial_factors` draws one; a kernel's identity is its centre."""
-        match_norm = isinstance(start.scale, str)
         kernels = [self.weight_shape[2:] if j == self.position else () for j in range(self.depth)]
         factors = [
-            draw(shape, start, kernel, [k // 2 for k in kernel], self.groups, weight.device)
+            draw(shape, start, self.groups, kernel, [k // 2 for k in kernel])
             for shape, kernel in zip(self._matrix_shapes, kernels, strict=True)
         ]
-        return matched(factors, self, weight) if match_norm else factors
-
-
-def draw(
-    matrix_shape: tuple[int, int],
-    start: Start,
-    kernel: Sequence[int],
-    centre: Sequence[int],
-    groups: int,
-    device: torch.device,
-) -> Tensor:
-    """A factor of shape (groups, rows, columns, kernel size) in float64; an identity sits at ``centre``."""
-    rows, columns = matrix_shape
-    taps = math.prod(kernel)
-    scale = 1.0 if isinstance(start.scale, str) else start.scale
-    init = "near_zero" if start.init == "near_identity" else start.init
-    blocks = []
-    for _ in range(groups):
-        (block,) = initial_factors(
-            rows, columns * taps, 1, init=init, scale=scale, generator=start.generator, dtype=torch.float64
-        )
-        block = block.reshape(rows, columns, taps)
-        if start.init == "near_identity":
-            tap = 0
-            for size, index in zip(kernel, centre, strict=True):
-                tap = tap * size + index
-            block[:, :, tap] += torch.eye(rows, columns, dtype=torch.float64)
-        blocks.append(block)
-    return torch.stack(blocks).to(device)
-
-
-def matched(factors: list[Tensor], layout: Layout, weight: Tensor) -> list[Tensor]:
-    """The factors, rescaled alike so that their product has the norm of ``weight``.
-
-    Raises:
-        ValueError: If that norm is zero.
-    """
-    norm = float(weight.detach().double().norm())
-    if norm == 0:
-        raise ValueError("scale is 'match', but the norm of the weight is 0, and factors of 0 have no gradient.")
-    shaped = [f.reshape(s) for f, s in zip(factors, layout.factor_shapes, strict=True)]
-    ratio = norm / float(layout.product(shaped).norm())
-    return [f * ratio ** (1 / len(factors)) for f in factors]
+        return drawn(factors, self, weight, start)
 
 
 def _imbalance(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from overdepth.chain import multiply, split
 from overdepth.initialization import initial_factors
 from overdepth.layouts.base import Layout, Start, lost
+from overdepth.layouts.drawing import draw, drawn
 
 _BLOCK = 1024  # rows or columns that are in float64 at a time
 
@@ -81,6 +82,8 @@ class MatrixLayout(Layout):
 
     def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
         """See :func:`overdepth.initial_factors`."""
+        if start.init == "near_identity" and len(self.weight_shape) > 2:
+            return self._near_identity_kernels(weight, start)
         k, d = self.matrix
         matrix = weight.detach().reshape(self.groups, k, d)
         if start.init == "balanced":
@@ -92,8 +95,6 @@ class MatrixLayout(Layout):
 
     def _drawn(self, matrix: Tensor, start: Start) -> list[Tensor]:
         match_norm = start.scale == "match"
-        if start.init == "near_identity" and len(self.weight_shape) > 2:
-            return self._near_identity_kernels(matrix, start)
         return initial_factors(
             *self.matrix,
             self.depth_,
@@ -107,28 +108,19 @@ class MatrixLayout(Layout):
             device=matrix.device,
         )
 
-    def _near_identity_kernels(self, matrix: Tensor, start: Start) -> list[Tensor]:
+    def _near_identity_kernels(self, weight: Tensor, start: Start) -> list[Tensor]:
         """The identity among kernels is the centre's: the first factor's ones are at channel i and the middle tap."""
-        drawn = replace(start, init="near_zero", scale=1.0 if isinstance(start.scale, str) else start.scale)
-        first, *others = [f.double() for f in self._drawn(matrix, drawn)]
         kernel = self.weight_shape[2:]
-        centre = 0
-        for size in kernel:
-            centre = centre * size + size // 2
-        taps = first.reshape(self.width, self.weight_shape[1], -1)
-        taps[:, :, centre] += torch.eye(*taps.shape[:2], dtype=first.dtype)
-        factors = [first, *(f + torch.eye(*f.shape, dtype=f.dtype) for f in others)]
-        if start.scale == "match":
-            ratio = float(matrix.double().norm()) / float(multiply(factors).norm())
-            factors = [f * ratio ** (1 / len(factors)) for f in factors]
-        return [f.to(matrix.device, matrix.dtype) for f in factors]
+        first = draw((self.width, self.weight_shape[1]), start, self.groups, kernel, [k // 2 for k in kernel])
+        shapes = [(rows, columns) for columns, rows in itertools.pairwise(self._dims[1:])]
+        return drawn([first, *(draw(shape, start, self.groups) for shape in shapes)], self, weight, start)
 
     def null_directions(self, factors: Sequence[Tensor]) -> int:
         """Singular values of the balanced split that are lost beside the largest: both sides have no gradient."""
         if self.depth_ == 1:
             return 0
         norms = torch.linalg.vector_norm(factors[-1].detach(), dim=-2, dtype=torch.float64)
-        return lost(norms[..., : self.enough_width] ** self.depth_)
+        return lost(norms[..., : self.enough_width] ** self.depth_, factors[-1].dtype)
 
     def folded(self, factors: Sequence[Tensor]) -> Tensor:
         """In blocks, so that a large weight is never in float64 as a whole."""

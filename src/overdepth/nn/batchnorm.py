@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from overdepth.nn.classes import is_overparameterized
+from overdepth.nn.optimizers import Replacement
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batchnorm_pairs(module: nn.Module) -> list[tuple[str, str]]:
@@ -31,6 +32,7 @@ def batchnorm_pairs(module: nn.Module) -> list[tuple[str, str]]:
     graph = _graph(module)
     modules = dict(module.named_modules())
     calls = Counter(id(modules[str(n.target)]) for n in graph.nodes if n.op == "call_module")
+    reads = [str(n.target) for n in graph.nodes if n.op == "get_attr"]  # parameters that the forward uses by itself
     owners = Counter(id(weight) for m in modules.values() for weight in _weights(m))
     pairs = []
     for node in graph.nodes:
@@ -42,15 +44,17 @@ def batchnorm_pairs(module: nn.Module) -> list[tuple[str, str]]:
             continue
         if parametrize.is_parametrized(convolution) and not is_overparameterized(convolution):
             continue
+        if any(m._forward_hooks or m._forward_pre_hooks for m in (convolution, norm)):
+            continue  # what they do between the two is not known
+        if any(read.startswith((f"{before.target}.", f"{node.target}.")) for read in reads):
+            continue
         tied = any(owners[id(weight)] > 1 for weight in _weights(convolution))
         if calls[id(convolution)] == calls[id(norm)] == 1 and not tied:
             pairs.append((str(before.target), str(node.target)))
     return pairs
 
 
-def fuse(
-    module: nn.Module, convolution_name: str, norm_name: str
-) -> dict[nn.Parameter, list[tuple[str, nn.Parameter]]]:
+def fuse(module: nn.Module, convolution_name: str, norm_name: str) -> dict[nn.Parameter, Replacement]:
     """Folds the batch norm into the convolution, whose weight stays the same Parameter, and leaves an identity.
 
     Returns:
@@ -69,7 +73,7 @@ def fuse(
         fused = (grouped * each).reshape(weight.shape)
     else:
         fused = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    replacements: dict[nn.Parameter, list[tuple[str, nn.Parameter]]] = {p: [] for p in norm.parameters()}
+    replacements: dict[nn.Parameter, Replacement] = {p: ("", []) for p in norm.parameters()}
     with torch.no_grad():
         convolution.weight.copy_(fused)
         if convolution.bias is not None:
@@ -78,11 +82,11 @@ def fuse(
             trainable = any(p.requires_grad for p in norm.parameters())
             convolution.bias = nn.Parameter(shift.to(weight.device, convolution.weight.dtype), trainable)
             if norm.bias is not None:
-                replacements[norm.bias] = [(f"{convolution_name}.bias", convolution.bias)]
+                replacements[norm.bias] = (f"{norm_name}.bias", [(f"{convolution_name}.bias", convolution.bias)])
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):
             if child is norm:
-                parent._modules[name] = nn.Identity()
+                parent._modules[name] = nn.Identity().eval()
     return replacements
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from overdepth.initialization import Init
 from overdepth.layouts import ComposedLayout, Layout, Start, find_layout
 from overdepth.nn.classes import factored_weights, qualified
-from overdepth.nn.factors import Factors
+from overdepth.nn.factors import Factors, keep_padding
 from overdepth.nn.kinds import groups_of, is_sharded
 
 _FACTOR = re.compile(r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.factor(?P<index>\d+)$")
@@ -46,19 +46,24 @@ def factored_state_dict(
     """
     if init is not None and not Start(init).keeps_the_weight:
         raise ValueError(f"init is {init!r}, expected 'balanced' or 'identity', which keep the weights.")
-    places = {qualified(prefix, name): (prefix, name, f) for prefix, _, name, f in _all_places(module)}
+    places = {qualified(prefix, name): (prefix, owner, name, f) for prefix, owner, name, f in _all_places(module)}
     if not places:
         raise ValueError(f"{type(module).__name__} has no factors; overparameterize_ it first, or load it as it is.")
+    if not {*places, *module.state_dict()} & state_dict.keys():
+        raise ValueError(
+            f"the state_dict has none of the model's weights ({', '.join(list(places)[:3])}, ...), but "
+            f"{', '.join(list(state_dict)[:3])}, ...; strip or add the prefix of its keys."
+        )
     made: dict[tuple[Factors, int], list[Tensor]] = {}
     result: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         if key not in places:
             result[key] = value
             continue
-        prefix, name, factors = places[key]
+        prefix, owner, name, factors = places[key]
         same = (factors, value.data_ptr())  # tied weights come with one memory at several keys
         if same not in made:
-            made[same] = _split(key, value, factors, init)
+            made[same] = _split(key, value, owner, factors, init)
         for j, factor in enumerate(made[same]):
             result[_key(prefix, name, j)] = factor
     return result
@@ -105,8 +110,8 @@ def plain_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> dic
             result[key] = state_dict[key]
             continue
         layout, chain = layouts[key], chains[key]
-        factors = [chain[j] for j in range(layout.depth) if j in chain]
-        if tuple(tuple(f.shape) for f in factors) != layout.factor_shapes:
+        factors = [factor for _, factor in sorted(chain.items())]
+        if sorted(chain) != list(range(layout.depth)) or tuple(tuple(f.shape) for f in factors) != layout.factor_shapes:
             raise ValueError(
                 f"{key!r} should come as factors of shapes {layout.factor_shapes}, got "
                 f"{tuple(tuple(f.shape) for f in factors)}."
@@ -118,7 +123,7 @@ def plain_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> dic
     return result
 
 
-def _split(key: str, value: Tensor, factors: Factors, init: Init | None) -> list[Tensor]:
+def _split(key: str, value: Tensor, owner: nn.Module, factors: Factors, init: Init | None) -> list[Tensor]:
     layout = factors.layout
     _refuse_shards(key, [value])
     if tuple(value.shape) != layout.weight_shape:
@@ -130,9 +135,11 @@ def _split(key: str, value: Tensor, factors: Factors, init: Init | None) -> list
             f"{key!r} is a composition of smaller kernels in the model, which a given kernel in general is not."
         )
     try:
-        return layout.initial(value.detach(), start)
+        made = layout.initial(value.detach().to(factors[0].dtype), start)
     except ValueError as error:
         raise ValueError(f"{key!r}: {error}") from None
+    keep_padding(owner, value, made)
+    return made
 
 
 def _refuse_shards(key: str, values: Iterable[Tensor]) -> None:

@@ -24,14 +24,15 @@ Route = tuple[str, ChainedForward]  # the weight that the forward runs factor af
 def attach(module: nn.Module, name: str, factors: Factors, chained: ChainedForward | None) -> None:
     """Makes ``module.<name>`` the product of ``factors``; its slot among the parameters is kept, empty."""
     base: Any = plain_class(module)
-    held = module.parametrizations if is_overparameterized(module) else nn.ModuleDict()
-    assert isinstance(held, nn.ModuleDict)  # noqa: S101 - for the type checker
+    route = _chained(module) if chained is None else (name, chained)
+    cls = _factored_class(base, (*_names(module), name), route)  # before anything changes: a class may refuse heirs
+    if not is_overparameterized(module):
+        module.parametrizations = nn.ModuleDict()
+    held: Any = module.parametrizations
     held[name] = factors
     held.train(module.training)
-    module.parametrizations = held
     module._parameters[name] = None
-    route = _chained(module) if chained is None else (name, chained)
-    module.__class__ = _factored_class(base, (*_names(module), name), route)
+    module.__class__ = cls
 
 
 def detach(module: nn.Module, name: str, weight: nn.Parameter) -> None:
@@ -117,7 +118,14 @@ def _weight_property(name: str) -> property:
         held: dict[str, Tensor] = self.__dict__.get(_HELD) or {}
         if name in held:
             return held[name]
-        weight: Tensor = self.parametrizations[name]()  # type: ignore[index, operator]
+        given = self._parameters[name]
+        if given is not None:  # torch.func.functional_call puts a weight there
+            return given
+        held_factors: Any = self.parametrizations
+        try:
+            weight: Tensor = held_factors[name]()
+        except AttributeError as error:  # which torch would answer with the empty slot
+            raise RuntimeError(f"the factors of {name!r} are damaged: {error}") from error
         return weight
 
     def refuse(self: nn.Module, value: object) -> None:
@@ -166,6 +174,8 @@ def _chained_forward(base: type[nn.Module], name: str, chained: ChainedForward) 
     plain = base.forward
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._parameters[name] is not None:  # given by torch.func.functional_call
+            return plain(self, *args, **kwargs)
         return chained(self, self.parametrizations[name], plain, *args, **kwargs)
 
     return forward

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overdepth._checks import with_float64
 from overdepth.initialization import Init
 from overdepth.layouts import Factorization, Start
-from overdepth.nn.classes import attach, qualified
-from overdepth.nn.factors import Execution, Factors
-from overdepth.nn.optimizers import as_list, check_holds, swap
+from overdepth.nn.classes import attach, detach, qualified
+from overdepth.nn.factors import Execution, Factors, keep_padding
+from overdepth.nn.optimizers import Replacement, as_list, check_holds, swap
 from overdepth.nn.planning import count_positions, make_plan
 from overdepth.nn.plans import Choice, Plan, PlannedWeight, Select
 
@@ -42,7 +43,8 @@ def overparameterize_(
     Args:
         module: The model, or one layer.
         depth: Number of factors N; 1 leaves a layer plain.
-        width: Hidden width. Default: min(k, d) of each weight (k, d), which loses no expressiveness.
+        width: Hidden width. Default: min(k, d) of each weight (k, d), which loses no expressiveness; other
+            factorizations than ``kernel_first`` have their own.
         init: ``balanced`` and ``identity`` keep the function, so they suit pretrained weights; ``near_zero``,
             ``near_identity`` and ``orthogonal`` draw new factors, for training from scratch.
         select: ``select(layer, qualified_name)`` returns whether a layer is factored, or a dict that overrides
@@ -91,10 +93,8 @@ def overparameterize_(
     made = [(planned, _factors(planned, allow_rank_loss, generator, remarks)) for planned in plan.weights]
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
-    for planned, factors in made:  # from here on nothing fails
-        for _, owner, name, kind in planned.places:
-            attach(owner, name, factors, kind.chained)
-    swap(optimizers, {planned.weight: _named(planned, factors) for planned, factors in made})
+    _attach_all(made)
+    swap(optimizers, {planned.weight: _replacement(planned, factors) for planned, factors in made})
     return module
 
 
@@ -110,7 +110,9 @@ def plan(
     factorization: Factorization = "kernel_first",
     allow_rank_loss: bool = False,
 ) -> Plan:
-    """What :func:`overdepth.overparameterize_` would do: the table of layers, and all its errors; changes nothing.
+    """What :func:`overdepth.overparameterize_` would do: the table of layers; changes nothing.
+
+    It checks all that can be checked without looking at the factors' numbers.
 
     Args:
         module: The model, or one layer.
@@ -128,7 +130,8 @@ def plan(
         The plan; print it.
 
     Raises:
-        ValueError: As :func:`overdepth.overparameterize_`.
+        TypeError: As :func:`overdepth.overparameterize_`.
+        ValueError: As there.
 
     Example:
         >>> import torch, overdepth as od
@@ -140,6 +143,8 @@ def plan(
     """
     choice = Choice(depth, width, init, "match", execution, factorization)
     made = make_plan(module, choice, select, allow_rank_loss=allow_rank_loss)
+    if not made.weights and "depth 1" not in made.left_plain.values():
+        raise ValueError(_nothing_to_factor(module, made))
     return made if inputs is None else count_positions(module, made, inputs)
 
 
@@ -152,7 +157,7 @@ def _factors(
         return Factors(layout, tensors, init=choice.init, execution=choice.execution)
     start = Start(choice.init, choice.scale, truncate=allow_rank_loss, generator=generator)
     try:
-        tensors = layout.initial(weight, start)
+        tensors = [f.to(weight.device) for f in layout.initial(with_float64(weight), start)]
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{planned.name!r}: {error}") from error
     padding = _keep_padding(planned, tensors, remarks)
@@ -170,26 +175,39 @@ def _factors(
 
 
 def _keep_padding(planned: PlannedWeight, factors: list[Tensor], remarks: list[str]) -> int:
-    """Keeps an embedding's zero padding row exactly zero; returns the number of such rows."""
+    """Keeps zero padding rows zero; returns the number of such rows."""
     rows = set()
     for prefix, owner, _, _ in planned.places:
-        if isinstance(owner, nn.Embedding | nn.EmbeddingBag) and owner.padding_idx is not None:
-            if bool(planned.weight[owner.padding_idx].any()):
-                remarks.append(
-                    f"the padding row of {prefix!r} is not zero: it gets no gradient of its own, but moves with the "
-                    f"factors that all rows share."
-                )
-            else:
-                factors[-1][owner.padding_idx] = 0
-                rows.add(owner.padding_idx)
+        kept = keep_padding(owner, planned.weight, factors)
+        if kept is False:
+            remarks.append(
+                f"the padding row of {prefix!r} is not zero: it gets no gradient of its own, but moves with the "
+                f"factors that all rows share."
+            )
+        elif kept:
+            rows.add(owner.padding_idx)
     return len(rows)
 
 
-def _named(planned: PlannedWeight, factors: Factors) -> list[tuple[str, nn.Parameter]]:
-    """The factors with the names under which the model knows them."""
+def _attach_all(made: Sequence[tuple[PlannedWeight, Factors]]) -> None:
+    """Attaches all factors, or none."""
+    done: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for planned, factors in made:
+            for _, owner, name, kind in planned.places:
+                attach(owner, name, factors, kind.chained)
+                done.append((owner, name, planned.weight))
+    except Exception:
+        for owner, name, weight in reversed(done):
+            detach(owner, name, weight)
+        raise
+
+
+def _replacement(planned: PlannedWeight, factors: Factors) -> Replacement:
+    """The factors under the names by which the model knows them."""
     prefix, _, name, _ = planned.places[0]
     at = qualified(prefix, f"parametrizations.{name}")
-    return [(qualified(at, suffix), factor) for suffix, factor in factors.named_parameters()]
+    return planned.name, [(qualified(at, suffix), factor) for suffix, factor in factors.named_parameters()]
 
 
 def _nothing_to_factor(module: nn.Module, plan: Plan) -> str:

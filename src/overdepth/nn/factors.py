@@ -7,6 +7,7 @@ from typing import Literal, NoReturn, get_args
 
 from torch import Tensor, nn
 
+from overdepth._checks import with_float64
 from overdepth.initialization import Init
 from overdepth.layouts import Layout
 
@@ -44,7 +45,8 @@ class Factors(nn.Module):
 
     def folded(self) -> Tensor:
         """The weight, accumulated in float64 and rounded once; no gradient."""
-        return self.layout.folded([f.detach() for f in self]).contiguous()
+        factors = [with_float64(f.detach()) for f in self]
+        return self.layout.folded(factors).contiguous().to(self[0].device)
 
     def extra_cost(self, inputs: int, outputs: int) -> int:
         """Multiply-adds of a chained forward above those of the plain layer, for so many rows (positions)."""
@@ -82,3 +84,18 @@ class Factors(nn.Module):
             f"This weight is over-parameterized and takes no further parametrization "
             f"({type(parametrization).__name__}); fold it with overdepth.collapse_(model) first."
         )
+
+
+def keep_padding(owner: nn.Module, weight: Tensor, factors: Sequence[Tensor]) -> bool | None:
+    """Keeps an embedding's padding row that is zero exactly zero in its factors.
+
+    Returns:
+        Whether it was zero; None if there is none.
+    """
+    index = owner.padding_idx if isinstance(owner, nn.Embedding | nn.EmbeddingBag) else None
+    if index is None or weight.is_meta:
+        return None
+    if bool(weight[index].any()):
+        return False
+    factors[-1][index] = 0
+    return True

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from overdepth.nn.batchnorm import batchnorm_pairs, fuse
 from overdepth.nn.classes import detach, factored_weights, qualified
 from overdepth.nn.factors import Factors
-from overdepth.nn.kinds import is_sharded, wrapper_of
+from overdepth.nn.kinds import check_module, is_sharded, wrapper_of
 from overdepth.nn.optimizers import State, as_list, check_state, fold_state, swap
 from overdepth.nn.reports import CollapsedWeight, CollapseError, CollapseReport, compare
 
@@ -55,6 +55,7 @@ def collapse_(
         >>> list(model.state_dict()), report.parameters_saved
         (['weight', 'bias'], 16)
     """
+    check_module(module)
     optimizers = as_list(optimizer)
     owners: dict[Factors, list[tuple[str, nn.Module, str]]] = {}
     for prefix, owner, name, factors in factored_weights(module):

@@ -89,6 +89,7 @@ EMBEDDING_BAG = Kind("embedding", default=False, positions=_looked_up, lookup=Tr
 ATTENTION = Kind("attention", positions=_attended)
 READ_BY_ATTENTION = Kind("attention")
 MATRIX = Kind("matrix", positions=_matrix_rows)
+TIED = Kind("tied", default=False)  # held under another name
 
 _BY_FORWARD: tuple[tuple[type[nn.Module], Kind], ...] = (
     (nn.Linear, LINEAR),
@@ -138,6 +139,16 @@ def weights_of(module: nn.Module) -> list[tuple[str, Kind]]:
     if dict(module._buffers).get("weight") is not None:
         return [("weight", Kind("buffer", default=False))]
     return []
+
+
+def check_module(module: object) -> None:
+    """Checks that ``module`` is one.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module is a {type(module).__name__}, expected a torch.nn.Module.")
 
 
 def obstacle(module: nn.Module, name: str) -> str | None:

@@ -1,13 +1,14 @@
 """How each kind of layer runs factor after factor (chained), the same up to rounding as with the folded weight.
 
 A chained forward takes the layer, the factors of its weight and the forward of its class, and decides from the input
-that arrives. Layers without one read their weight, which is then the product.
+that arrives, which it names ``input`` as torch does. Layers without one read their weight, which is then the product.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,41 +25,44 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONVOLVE_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def linear(layer: nn.Linear, factors: Factors, plain: Forward, x: Tensor) -> Tensor:
+def linear(layer: nn.Linear, factors: Factors, plain: Forward, input: Tensor) -> Tensor:
     """Layer after layer, the bias with the last."""
-    rows = math.prod(x.shape[:-1])
+    if input.is_nested:  # whose shape is no list of numbers
+        return plain(layer, input)  # type: ignore[no-any-return]
+    rows = math.prod(input.shape[:-1])
     if not factors.runs_chained(factors.extra_cost(rows, rows)):
-        return plain(layer, x)  # type: ignore[no-any-return]
+        return plain(layer, input)  # type: ignore[no-any-return]
+    x = input
     *inner, last = factors
     for factor in inner:
         x = F.linear(x, factor)
     return F.linear(x, last, layer.bias)
 
 
-def embedding(layer: nn.Embedding, factors: Factors, plain: Forward, indices: Tensor) -> Tensor:
+def embedding(layer: nn.Embedding, factors: Factors, plain: Forward, input: Tensor) -> Tensor:
     """The lookup in the last factor, then the others on what was found."""
     *others, rows = factors
-    chained = factors.runs_chained(indices.numel() * sum(f.numel() for f in others)) and not layer.scale_grad_by_freq
-    with torch.autocast(indices.device.type, enabled=False):  # a lookup is exact under autocast
+    chained = factors.runs_chained(input.numel() * sum(f.numel() for f in others)) and not layer.scale_grad_by_freq
+    with _without_autocast(input.device):  # a lookup is exact under autocast
         if not chained:
-            return plain(layer, indices)  # type: ignore[no-any-return]
-        x = F.embedding(indices, rows)
+            return plain(layer, input)  # type: ignore[no-any-return]
+        x = F.embedding(input, rows)
         for factor in reversed(others):
             x = x @ factor
     if layer.padding_idx is not None:  # no gradient at all from there, to no factor
-        x = torch.where((indices == layer.padding_idx)[..., None], x.detach(), x)
+        x = torch.where((input == layer.padding_idx)[..., None], x.detach(), x)
     return x
 
 
-def convolution(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, factors: Factors, plain: Forward, x: Tensor) -> Tensor:
+def convolution(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, factors: Factors, plain: Forward, input: Tensor) -> Tensor:
     """Kernel and 1 x 1 convolutions in the factors' order."""
     layout = factors.layout
     axes = len(layer.kernel_size)
-    batch = math.prod(x.shape[: -axes - 1])
-    outputs = batch * math.prod(_output_sizes(layer, x.shape[-axes:]))
-    if not factors.runs_chained(factors.extra_cost(batch * math.prod(x.shape[-axes:]), outputs)):
-        return plain(layer, x)  # type: ignore[no-any-return]
-    convolve = _CONVOLVE[axes]
+    batch = math.prod(input.shape[: -axes - 1])
+    outputs = batch * math.prod(_output_sizes(layer, input.shape[-axes:]))
+    if not factors.runs_chained(factors.extra_cost(batch * math.prod(input.shape[-axes:]), outputs)):
+        return plain(layer, input)  # type: ignore[no-any-return]
+    x, convolve = input, _CONVOLVE[axes]
     if isinstance(layout, ComposedLayout):
         *inner, last = factors
         x = _padded(layer, x)
@@ -80,14 +84,15 @@ def transposed_convolution(
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
     factors: Factors,
     plain: Forward,
-    x: Tensor,
+    input: Tensor,
     output_size: list[int] | None = None,
 ) -> Tensor:
     """The factors meet the input from the last to the first, which is the kernel."""
     axes = len(layer.kernel_size)
-    inputs = math.prod(x.shape[: -axes - 1]) * math.prod(x.shape[-axes:])
+    inputs = math.prod(input.shape[: -axes - 1]) * math.prod(input.shape[-axes:])
     if not factors.runs_chained(factors.extra_cost(inputs, inputs)):
-        return plain(layer, x, output_size)  # type: ignore[no-any-return]
+        return plain(layer, input, output_size)  # type: ignore[no-any-return]
+    x = input
     kernel, *ones = factors
     for factor in reversed(ones):
         x = _CONVOLVE[axes](x, _one_by_one(factor.mT, axes), groups=layer.groups)
@@ -98,6 +103,11 @@ def transposed_convolution(
     return _CONVOLVE_TRANSPOSED[axes](
         x, weight, layer.bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    known = torch.amp.is_autocast_available(device.type)  # the meta device has none
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _one_by_one(factor: Tensor, axes: int) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from overdepth._checks import with_float64
+from overdepth.nn.classes import qualified
 from overdepth.nn.factors import Factors
 
 State = Literal["reset", "project", "error"]
@@ -47,20 +49,25 @@ def check_holds(optimizers: Sequence[Optimizer], weights: Mapping[str, nn.Parame
         )
 
 
-Replacements = Mapping[nn.Parameter, Sequence[tuple[str, nn.Parameter]]]
+Replacement = tuple[str, Sequence[tuple[str, nn.Parameter]]]  # the old name, and new names and parameters
 
 
-def swap(optimizers: Iterable[Optimizer], replacements: Replacements) -> None:
-    """Puts (name, parameter) pairs where the old parameters were, group by group, and drops what was remembered."""
+def swap(optimizers: Iterable[Optimizer], replacements: Mapping[nn.Parameter, Replacement]) -> None:
+    """Puts new parameters where the old ones were, group by group, and drops what was remembered of these.
+
+    Where groups have names, a prefix that the optimizer knows beyond those given here is kept.
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             names = group.get("param_names")
             params: list[nn.Parameter] = []
             new_names: list[str] = []
             for j, old in enumerate(group["params"]):
-                pairs = replacements.get(old, [("" if names is None else names[j], old)])
+                known = "" if names is None else names[j]
+                old_name, pairs = replacements.get(old, (known, [(known, old)]))
+                prefix = known.removesuffix(old_name)
                 params += [parameter for _, parameter in pairs]
-                new_names += [name for name, _ in pairs]
+                new_names += [prefix + name for name, _ in pairs]
             group["params"][:] = params  # in place: LBFGS keeps the list itself
             if names is not None:
                 group["param_names"] = new_names
@@ -78,9 +85,11 @@ def fold_state(
 
     Call :func:`check_state` first; then nothing fails here.
     """
+    prefix, _, attribute = name.rpartition(".")
+    old_name = qualified(prefix, f"parametrizations.{attribute}.factor0")
     first, *others = factors
-    replacements: dict[nn.Parameter, list[tuple[str, nn.Parameter]]] = {first: [(name, weight)]}
-    replacements |= {factor: [] for factor in others}
+    replacements: dict[nn.Parameter, Replacement] = {first: (old_name, [(name, weight)])}
+    replacements |= {factor: ("", []) for factor in others}
     for optimizer in optimizers:
         buffer = _projected_momentum(optimizer, factors) if state == "project" else None
         swap([optimizer], replacements)
@@ -134,9 +143,9 @@ def _projected_momentum(optimizer: Optimizer, factors: Factors) -> Tensor | None
     buffers: list[Any] = [optimizer.state.get(f, {}).get("momentum_buffer") for f in factors]
     if all(b is None for b in buffers):
         return None
-    values = [f.detach().double() for f in factors]
+    values = [with_float64(f.detach()).double() for f in factors]
     velocity = torch.zeros(factors.layout.weight_shape, dtype=torch.float64, device=values[0].device)
     for j, momentum in enumerate(buffers):
         if momentum is not None:  # the product is linear in every factor
-            velocity += factors.layout.product([*values[:j], momentum.double(), *values[j + 1 :]])
-    return velocity.to(factors[0].dtype)
+            velocity += factors.layout.product([*values[:j], with_float64(momentum).double(), *values[j + 1 :]])
+    return velocity.to(factors[0].device, factors[0].dtype)

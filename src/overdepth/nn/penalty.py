@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from overdepth._checks import working_dtype
 from overdepth.layouts import MatrixLayout
 from overdepth.nn.classes import factored_weights, qualified
 from overdepth.nn.factors import Factors
@@ -53,7 +54,10 @@ def end_to_end_penalty(module: nn.Module) -> Tensor:
         >>> torch.allclose(penalty, model.weight.square().sum() / 2)
         True
     """
-    terms = [factors().square().sum() / 2 for _, factors in named_factors(module)]
+    terms = []
+    for _, factors in named_factors(module):
+        wide = [f.to(working_dtype(f.dtype)) for f in factors]  # squares overflow float16
+        terms.append(factors.layout.product(wide).square().sum() / 2)
     if not terms:
         raise ValueError("the model has no factors; for a plain model use the optimizer's weight_decay.")
     return torch.stack([t.to(terms[0].device) for t in terms]).sum()

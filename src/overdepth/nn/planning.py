@@ -9,9 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from overdepth.layouts import make_layout
+from overdepth.layouts import MatrixLayout, Start, make_layout
 from overdepth.nn.classes import qualified
-from overdepth.nn.kinds import ATTENTION, TRANSPOSED, Kind, Rows, groups_of, obstacle, weights_of, wrapper_of
+from overdepth.nn.kinds import (
+    ATTENTION,
+    TIED,
+    TRANSPOSED,
+    Kind,
+    Rows,
+    check_module,
+    groups_of,
+    obstacle,
+    weights_of,
+    wrapper_of,
+)
 from overdepth.nn.plans import Choice, Plan, PlannedWeight, Select
 
 
@@ -23,8 +34,9 @@ def make_plan(module: nn.Module, defaults: Choice, select: Select | None, *, all
         ValueError: If a chosen weight cannot be factored, by its qualified name and with the reason.
     """
     defaults.check()
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}, expected a torch.nn.Module.")
+    check_module(module)
+    if select is not None and not callable(select):
+        raise TypeError(f"select is {select!r}, expected a function of a module and its qualified name.")
     owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
     for prefix, each in module.named_modules():
         for name, parameter in each._parameters.items():
@@ -156,24 +168,30 @@ def _planned(
             f"{label!r} cannot be factored as {choice.factorization!r}: transposed convolutions have 'kernel_first' "
             f"alone."
         )
-    places = []
-    for at, owner, attribute in owners:
-        kinds = dict(weights_of(owner))
-        reason = obstacle(owner, attribute)
-        if reason is not None:
-            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which cannot be factored: {reason}.")
-        if groups_of(owner) != groups_of(module):
-            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which has other groups.")
-        places.append((at, owner, attribute, kinds.get(attribute, Kind("tied", default=False))))
-    factorization = choice.factorization if kind.convolution else "kernel_first"
     groups = groups_of(module)
+    factorization = choice.factorization if kind.convolution else "kernel_first"
     try:
         layout = make_layout(weight.shape, choice.depth, choice.width, groups=groups, factorization=factorization)
     except ValueError as error:
         raise ValueError(f"{label!r}: {error}") from None
+    places = []
+    for at, owner, attribute in owners:
+        there = dict(weights_of(owner)).get(attribute, TIED)
+        reason = obstacle(owner, attribute)
+        if reason is not None:
+            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which cannot be factored: {reason}.")
+        if groups_of(owner) != groups:
+            raise ValueError(f"{label!r} is tied to {qualified(at, attribute)!r}, which has other groups.")
+        if not isinstance(layout, MatrixLayout) and not there.convolution:
+            there = replace(there, chained=None)  # such factors are those of a convolution
+        places.append((at, owner, attribute, there))
     if layout.width < layout.enough_width and not allow_rank_loss:
         raise ValueError(
             f"width of {label!r} is {layout.width}, below {layout.enough_width}, from which on no expressiveness is "
             f"lost for a weight of shape {tuple(weight.shape)}; widen it, or say allow_rank_loss=True."
         )
+    try:
+        layout.check(Start(choice.init, choice.scale))
+    except ValueError as error:
+        raise ValueError(f"{label!r}: {error}") from None
     return PlannedWeight(label, kind, weight, layout, choice, tuple(places))
