@@ -119,8 +119,10 @@ class MatrixLayout(Layout):
         """Singular values of the balanced split that are lost beside the largest: both sides have no gradient."""
         if self.depth_ == 1:
             return 0
-        norms = torch.linalg.vector_norm(factors[-1].detach(), dim=-2, dtype=torch.float64)
-        return lost(norms[..., : self.enough_width] ** self.depth_, factors[-1].dtype)
+        first, last = factors[0].detach(), factors[-1].detach()
+        # Rows of W_1 and columns of W_N have the norms sigma^{1/N}; the smaller of the two is in float64 for a moment.
+        norms = first.double().norm(dim=-1) if first.numel() <= last.numel() else last.double().norm(dim=-2)
+        return lost(norms[..., : self.enough_width] ** self.depth_, first.dtype)
 
     def folded(self, factors: Sequence[Tensor]) -> Tensor:
         """In blocks, so that a large weight is never in float64 as a whole."""
