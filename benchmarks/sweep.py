@@ -7,7 +7,7 @@ point operations are counted as 4 m d for each run and step after which the run 
 engine does (chain rule, updates, recording the losses in float64 every 100 steps, dropping diverged runs) counts as
 overhead. Peak and sweep alternate in one process, and the median over rounds is reported: the machine's clock drifts.
 ``gemm_peak_fraction`` is of the peak of torch.mm; ``onednn_peak_fraction`` is of that of oneDNN's kernels, which the
-engine uses where torch has them, and which are faster on some processors (``overdepth.lab.gemm``).
+engine uses where torch has them, and which are faster on some processors (``overdepth.gemm``).
 
 The loop is the usual one: for each run a torch.nn.Sequential of bias-free torch.nn.Linear, backward(), torch.optim.SGD.
 A few steps of one run a depth are timed and extrapolated. ``loop_speedup`` is for all runs and steps, which such a loop
@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from measure import fastest, machine, peak_memory, reset_peak_memory, timed
+from overdepth.gemm import matmul_transposed
 from overdepth.lab import Problem, Run, grid, load_problem, objective
 from overdepth.lab.engine import Engine
-from overdepth.lab.gemm import matmul_transposed
 from overdepth.lab.settings import Settings
 from overdepth.paper.item import LEARNING_RATES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from overdepth import nn
+from overdepth import nn, optim
 from overdepth._version import __version__
 from overdepth.chain import balanced_factors, imbalance, product
 from overdepth.initialization import initial_factors
@@ -40,6 +40,7 @@ __all__ = [
     "imbalance",
     "initial_factors",
     "nn",
+    "optim",
     "overparameterize_",
     "product",
     "transfer_operator",

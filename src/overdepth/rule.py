@@ -116,11 +116,11 @@ def end_to_end_spectrum(weight: Tensor, depth: float, *, rank_rtol: float | None
     _check_arguments(weight, None, depth, check_finite=True, rank_rtol=rank_rtol)
     k, d = weight.shape[-2:]
     singular = torch.linalg.svdvals(weight.double())
-    singular = _without_noise(singular, _rank_rtol(weight, rank_rtol))
+    singular = without_noise(singular, _rank_rtol(weight, rank_rtol))
     small = singular.shape[-1]
     left = torch.nn.functional.pad(singular, (0, k - small))
     right = torch.nn.functional.pad(singular, (0, d - small))
-    return _multipliers(left[..., :, None], right[..., None, :], depth).to(weight.dtype)
+    return multipliers(left[..., :, None], right[..., None, :], depth).to(weight.dtype)
 
 
 class SingleOutputCoefficients(NamedTuple):
@@ -161,8 +161,8 @@ def _matrix_update(weight: Tensor, grad: Tensor, depth: float, rank_rtol: float 
     if weight.shape[-2] > weight.shape[-1]:
         return _matrix_update(weight.mT, grad.mT, depth, rank_rtol).mT
     u, singular, vh = _smaller_side_svd(weight, _rank_rtol(weight, rank_rtol))
-    inside = _multipliers(singular[..., :, None], singular[..., None, :], depth)
-    beside = _multipliers(singular[..., :, None], torch.zeros_like(singular[..., :, None]), depth)
+    inside = multipliers(singular[..., :, None], singular[..., None, :], depth)
+    beside = multipliers(singular[..., :, None], torch.zeros_like(singular[..., :, None]), depth)
     rotated = u.mT @ grad
     coordinates = rotated @ vh.mT
     return u @ (beside * rotated + ((inside - beside) * coordinates) @ vh)
@@ -177,15 +177,15 @@ def _smaller_side_svd(weight: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tens
     """
     if weight.dtype == torch.float64:
         u, singular, vh = torch.linalg.svd(weight, full_matrices=False)
-        return u, _without_noise(singular, rtol), vh
+        return u, without_noise(singular, rtol), vh
     wide = weight.double()
     values, u = torch.linalg.eigh(wide @ wide.mT)
-    singular = _without_noise(values.clamp_min(0.0).sqrt(), rtol)
+    singular = without_noise(values.clamp_min(0.0).sqrt(), rtol)
     inverse = torch.where(singular > 0, 1.0 / singular, 0.0)
     return u, singular, inverse[..., :, None] * (u.mT @ wide)
 
 
-def _multipliers(left: Tensor, right: Tensor, depth: float) -> Tensor:
+def multipliers(left: Tensor, right: Tensor, depth: float) -> Tensor:
     """Claim 1's eigenvalues for singular values that broadcast; of infinite depth, their limit after division by N.
 
     With m = max(a, b) and L = log(m / min(a, b)), the quotient is m^{1-1/N} expm1(-L) / expm1(-L/N): no cancellation
@@ -204,7 +204,7 @@ def _multipliers(left: Tensor, right: Tensor, depth: float) -> Tensor:
     return large**power * torch.where(is_equal, limit, quotient)
 
 
-def _without_noise(singular: Tensor, rtol: float) -> Tensor:
+def without_noise(singular: Tensor, rtol: float) -> Tensor:
     """Sets singular values at or below ``rtol`` times the largest to exactly zero."""
     return torch.where(singular > rtol * singular.amax(dim=-1, keepdim=True), singular, 0.0)
 
@@ -250,7 +250,7 @@ def _refuse_frozen_directions(weight: Tensor, rank_rtol: float | None, *, check_
     elif k != d:
         reason = "a weight that is not square keeps its row or column space"
     elif check_rank:
-        spectrum = _without_noise(torch.linalg.svdvals(weight.double()), _rank_rtol(weight, rank_rtol))
+        spectrum = without_noise(torch.linalg.svdvals(weight.double()), _rank_rtol(weight, rank_rtol))
         if not bool((spectrum > 0).all()):
             reason = "a weight without full rank keeps its row and column space"
     if reason is not None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overdepth.lab.gemm import matmul_transposed
+from overdepth.gemm import matmul_transposed
 from overdepth.lab.groups import Group, make_groups
 from overdepth.lab.objectives import Objective, PowerLoss
 from overdepth.lab.problem import Array, Problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from overdepth.lab import gemm
+from overdepth import gemm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,4 +1,4 @@
-"""The matrix product of a step: oneDNN's where this build of torch has it, else torch's own.
+"""Matrix products of a step: oneDNN's where this build of torch has it, else torch's own.
 
 On processors that MKL does not tune for, oneDNN's float32 kernels are about twice as fast for the engine's shapes
 (``benchmarks/sweep.py`` measures both peaks). torch reaches them through an operator that it keeps for its compiler;
@@ -16,16 +16,21 @@ _HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: i
 
 
 def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
-    """The product a @ b.T of matrices, in the precision of their type.
+    """The product a @ b.T of matrices, in the precision of their type; not differentiable.
 
     Args:
-        a: Shape (n, p).
-        b: Shape (q, p).
+        a: Shape (..., n, p).
+        b: Shape (..., q, p).
 
     Returns:
-        A new matrix, shape (n, q).
+        A new matrix, shape (..., n, q).
     """
-    if _HAS_ONEDNN and a.dtype == torch.float32 and a.device.type == "cpu":
+    if _HAS_ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.ndim == b.ndim == 2:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return product
-    return a @ b.T
+    return a @ b.mT
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The product a @ b of matrices, shapes (..., n, p) and (..., p, q); see :func:`matmul_transposed`."""
+    return matmul_transposed(a, b.mT)

@@ -1,0 +1,62 @@
+"""From the gradient of a product to those of its factors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overdepth.gemm import matmul, matmul_transposed
+from overdepth.optim.checks import as_matrices
+
+_SMALL = 65536  # entries up to which chains of equal shapes are multiplied together
+
+
+def chain_rule(chains: Sequence[tuple[Tensor, Sequence[Tensor], int]]) -> list[list[Tensor]]:
+    """The gradient (W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T of every factor of every chain.
+
+    Args:
+        chains: (gradient of the weight in its own shape, factors W_1 ... W_N, groups).
+
+    Returns:
+        Gradients in the shapes of the factors.
+    """
+    results: list[list[Tensor]] = [[] for _ in chains]
+    together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for i, (grad, factors, groups) in enumerate(chains):
+        alone = grad.numel() > _SMALL
+        shapes = tuple(f.shape for f in factors)
+        together[(shapes, groups, grad.dtype, grad.device, i if alone else -1)].append(i)
+    for indices in together.values():
+        grads = [as_matrices(chains[i][0], chains[i][2]) for i in indices]
+        if len(indices) == 1:
+            (i,) = indices
+            grad = grads[0] if chains[i][2] > 1 else grads[0][0]
+            results[i] = _gradients(grad, chains[i][1])
+        else:
+            stacked = [torch.stack(same) for same in zip(*(_batched(chains[i]) for i in indices), strict=True)]
+            found = _gradients(torch.stack(grads), stacked)
+            for n, i in enumerate(indices):
+                results[i] = [g[n].reshape(f.shape) for g, f in zip(found, chains[i][1], strict=True)]
+    return results
+
+
+def _batched(chain: tuple[Tensor, Sequence[Tensor], int]) -> list[Tensor]:
+    _, factors, groups = chain
+    return [f.reshape(groups, *f.shape[-2:]) for f in factors]
+
+
+def _gradients(grad: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices (..., n_j, n_{j-1}): 3 N - 4 products for a chain of N, the fewest there are."""
+    below: list[Tensor] = [factors[0]]  # W_j ... W_1 for j = 1 .. N - 1
+    for factor in factors[1:-1]:
+        below.append(matmul(factor, below[-1]))
+    above, found = grad, []
+    for j in range(len(factors) - 1, 0, -1):
+        found.append(matmul_transposed(above, below[j - 1]))
+        above = matmul(factors[j].mT, above)
+    found.append(above)
+    return found[::-1]

@@ -1,0 +1,83 @@
+"""What the optimizers check of parameters at construction, and of gradients at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overdepth._checks import all_finite, check_depth, check_size
+
+_SHARDS = ("DTensor", "ShardedTensor", "FlatParameter")
+
+
+def parameter_name(group: dict[str, Any], index: int) -> str:
+    """The name of a parameter if the group has names, else what it looks like."""
+    names: Sequence[str] | None = group.get("param_names")
+    if names is not None:
+        return repr(names[index])
+    return f"parameter {index} of shape {tuple(group['params'][index].shape)}"
+
+
+def check_group(group: dict[str, Any], *, allow_real: bool) -> None:
+    """Checks depth, groups and parameters of a group.
+
+    Raises:
+        TypeError: If a parameter is no plain dense tensor.
+        ValueError: If it cannot be preconditioned: not of a real floating-point type, a vector, not finite, or its
+            rows do not divide into the groups.
+    """
+    check_depth(group["depth"], allow_real=allow_real)
+    check_size(group["groups"], "groups")
+    if group["depth"] == 1:
+        return
+    for index, p in enumerate(group["params"]):
+        name = parameter_name(group, index)
+        if any(cls.__name__ in _SHARDS for cls in type(p).__mro__):
+            raise TypeError(
+                f"{name} is a sharded {type(p).__name__}, and the rule needs whole matrices; give it a depth of 1, or "
+                f"train it unsharded."
+            )
+        if p.layout != torch.strided:
+            raise TypeError(f"{name} is sparse ({p.layout}), expected a dense tensor.")
+        if not p.dtype.is_floating_point:
+            raise ValueError(f"{name} has dtype {p.dtype}, expected a real floating-point type.")
+        if p.ndim < 2 or p.numel() == 0:
+            raise ValueError(
+                f"{name} is no matrix: give biases and other vectors a group of depth 1 "
+                f"(overdepth.optim.param_groups(model) does), or a weight vector as one row, (1, d)."
+            )
+        if p.shape[0] % group["groups"]:
+            raise ValueError(f"{name} has {p.shape[0]} rows, which do not divide into groups={group['groups']}.")
+        if not p.is_meta and not all_finite(p.detach()):
+            raise ValueError(f"{name} has non-finite entries.")
+
+
+def check_gradient(grad: Tensor, name: str) -> None:
+    """Checks that a gradient is dense and real.
+
+    Raises:
+        RuntimeError: If it is not, as torch's own optimizers do.
+    """
+    if grad.is_sparse or grad.layout != torch.strided:
+        raise RuntimeError(f"the gradient of {name} is sparse ({grad.layout}); this optimizer needs dense gradients.")
+    if grad.is_complex():
+        raise RuntimeError(f"the gradient of {name} is complex; this optimizer needs real gradients.")
+
+
+def as_matrices(tensor: Tensor, groups: int) -> Tensor:
+    """The matrix of each group, shape (groups, k, d): the first axis against all others."""
+    return tensor.reshape(groups, tensor.shape[0] // groups, -1)
+
+
+def null_directions(weight: Tensor) -> int:
+    """How many pairs of singular vectors of (g, k, d) matrices are null on both sides: no rule moves them."""
+    k, d = weight.shape[-2:]
+    wide = weight.detach().double() if weight.device.type != "mps" else weight.detach().cpu().double()
+    gram = wide @ wide.mT if k <= d else wide.mT @ wide
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    noise = 4 * torch.finfo(torch.float32).eps * values.amax(-1, keepdim=True)
+    rank = (values > noise).sum(-1)
+    return int(((k - rank) * (d - rank)).sum())

@@ -1,0 +1,247 @@
+"""Theorem 1 as an optimizer: gradient descent that carries the preconditioner of a product, and no factors."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from overdepth._checks import check_positive
+from overdepth.optim.checks import as_matrices, check_gradient, check_group, null_directions, parameter_name
+from overdepth.optim.rules import METHODS, Method, precondition
+
+DecayMode = Literal["factors", "product"]
+DECAY_MODES: tuple[DecayMode, ...] = get_args(DecayMode)
+Normalization = Literal["none", "spectral", "rms"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+
+_SMALL = 65536  # entries up to which matrices of equal shape are computed together
+
+
+class EndToEndSGD(Optimizer):
+    r"""Gradient descent on W by the end-to-end rule: what N balanced factors of W would do to their product.
+
+    .. math:: W \leftarrow d(W) - \eta \sum_{j=1}^N [W W^T]^{(N-j)/N} \, G \, [W^T W]^{(j-1)/N}
+
+    with the decay d of ``weight_decay_mode``. At infinite depth the sum is divided by N, and its limit is taken. The
+    model does not change; without momentum there is no state. Depth 1 without weight decay is ``torch.optim.SGD``,
+    bit for bit. Momentum acts on the preconditioned gradient.
+
+    A weight that is zero does not move at depth 2 or more, nor does a direction of it that is null on both sides:
+    a warning says so at construction. Start such weights otherwise, or use ``Factored(init="identity")``.
+
+    Args:
+        params: Parameters, named parameters or groups (:func:`overdepth.optim.param_groups` makes them). Groups may
+            override every option below; biases and other vectors need ``depth=1``. A weight is the matrix of its
+            first axis against all others.
+        lr: Learning rate, a number > 0 or a tensor.
+        depth: N, any real number >= 1, or ``math.inf``.
+        momentum: Momentum factor.
+        nesterov: Nesterov's momentum.
+        weight_decay: lambda, decoupled from the gradient.
+        weight_decay_mode: ``factors``: W is multiplied by (1 - lr lambda)^N, as if every factor decayed;
+            ``product``: by (1 - lr lambda). At infinite depth both are the latter.
+        maximize: Ascend instead.
+        normalize: Of the step before the learning rate, so that learning rates carry over between depths and widths:
+            ``rms`` gives its entries a root mean square of 1, ``spectral`` the spectral norm sqrt(k / d).
+        method: How the rule is computed; see :mod:`overdepth.optim.rules`.
+        groups: Blocks of rows that are matrices of their own, for grouped convolutions.
+        allow_frozen_directions: Allow infinite depth for weights that are not square or single-output, of which
+            parts then cannot move.
+
+    Raises:
+        TypeError: If a parameter is sparse or sharded.
+        ValueError: If an argument is out of its range, or a parameter of depth above 1 is no matrix or not finite.
+
+    Example:
+        >>> import torch, overdepth as od
+        >>> layer = torch.nn.Linear(4, 2, bias=False)
+        >>> optimizer = od.optim.EndToEndSGD(layer.parameters(), lr=0.1, depth=2.5, momentum=0.9)
+        >>> layer(torch.ones(3, 4)).square().mean().backward()
+        >>> optimizer.step()
+
+    References:
+        Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Theorem 1; for ``spectral``: Yang, Simon & Bernstein 2023,
+        arXiv 2310.17813.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        *,
+        depth: float = 2,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        weight_decay_mode: DecayMode = "factors",
+        maximize: bool = False,
+        normalize: Normalization = "none",
+        method: Method = "auto",
+        groups: int = 1,
+        allow_frozen_directions: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "depth": depth,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "weight_decay_mode": weight_decay_mode,
+            "maximize": maximize,
+            "normalize": normalize,
+            "method": method,
+            "groups": groups,
+            "allow_frozen_directions": allow_frozen_directions,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, checked as at construction."""
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns the closure's loss, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        params, grads = [], []
+        for index, p in enumerate(group["params"]):
+            if p.grad is not None:
+                check_gradient(p.grad, parameter_name(group, index))
+                params.append(p)
+                grads.append(-p.grad if group["maximize"] else p.grad)
+        if not params:
+            return
+        steps = grads if group["depth"] == 1 else preconditioned(params, grads, group)
+        if group["momentum"] != 0:
+            steps = self._with_momentum(params, steps, group)
+        if group["normalize"] != "none":
+            steps = [_normalized(s, group["normalize"], group["groups"]) for s in steps]
+        if group["weight_decay"] != 0:
+            torch._foreach_mul_(params, decay_factor(group))
+        if isinstance(group["lr"], Tensor):
+            for p, s in zip(params, steps, strict=True):
+                p.sub_(s * group["lr"])
+        else:
+            torch._foreach_add_(params, steps, alpha=-group["lr"])
+
+    def _with_momentum(self, params: list[Tensor], steps: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        buffers = []
+        for p, s in zip(params, steps, strict=True):
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = s.detach().clone()
+            else:
+                state["momentum_buffer"].mul_(group["momentum"]).add_(s)
+            buffers.append(state["momentum_buffer"])
+        if not group["nesterov"]:
+            return buffers
+        return list(torch._foreach_add(steps, buffers, alpha=group["momentum"]))
+
+
+def preconditioned(params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The rule on every gradient; small matrices of equal shape together."""
+    steps: list[Tensor] = list(grads)
+    together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for i, p in enumerate(params):
+        alone = p.numel() > _SMALL
+        together[(p.shape, p.dtype, p.device, i if alone else -1)].append(i)
+    for indices in together.values():
+        weights = [as_matrices(params[i], group["groups"]) for i in indices]
+        matrices = [as_matrices(grads[i], group["groups"]) for i in indices]
+        if len(indices) == 1 and group["groups"] == 1:
+            found = [precondition(weights[0][0], matrices[0][0], group["depth"], group["method"])]
+        else:
+            stacked = precondition(torch.stack(weights), torch.stack(matrices), group["depth"], group["method"])
+            found = list(stacked)
+        for i, step in zip(indices, found, strict=True):
+            steps[i] = step.reshape(grads[i].shape)
+    return steps
+
+
+def decay_factor(group: dict[str, Any]) -> Any:
+    """What W is multiplied by: (1 - lr lambda)^N, or (1 - lr lambda)."""
+    single = 1 - group["lr"] * group["weight_decay"]
+    of_factors = group["weight_decay_mode"] == "factors" and math.isfinite(group["depth"])
+    return single ** group["depth"] if of_factors else single
+
+
+def _normalized(step: Tensor, normalize: Normalization, groups: int) -> Tensor:
+    if step.ndim < 2:
+        return step / step.float().square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny).to(step.dtype)
+    matrices = as_matrices(step, groups).float()
+    if normalize == "rms":
+        size = matrices.square().mean((-2, -1), keepdim=True).sqrt()
+    else:
+        k, d = matrices.shape[-2:]
+        size = torch.linalg.matrix_norm(matrices, 2, keepdim=True) / math.sqrt(k / d)
+    result = matrices / size.clamp_min(torch.finfo(torch.float32).tiny)
+    return result.reshape(step.shape).to(step.dtype)
+
+
+def _check(group: dict[str, Any]) -> None:
+    check_group(group, allow_real=True)
+    if not isinstance(group["lr"], Tensor):
+        check_positive(group["lr"], "lr")
+    for name in ("momentum", "weight_decay"):
+        if not 0 <= group[name] < math.inf:
+            raise ValueError(f"{name} is {group[name]!r}, expected a finite number >= 0.")
+    if group["nesterov"] and group["momentum"] <= 0:
+        raise ValueError(f"nesterov needs a momentum > 0, got {group['momentum']!r}.")
+    for name, allowed in (
+        ("weight_decay_mode", DECAY_MODES),
+        ("normalize", NORMALIZATIONS),
+        ("method", METHODS),
+    ):
+        if group[name] not in allowed:
+            raise ValueError(f"{name} is {group[name]!r}, expected one of {', '.join(allowed)}.")
+    if group["depth"] > 1:
+        check_movable(group)
+
+
+def check_movable(group: dict[str, Any]) -> None:
+    """Refuses what infinite depth or a method cannot do, and warns of directions that cannot move.
+
+    Raises:
+        ValueError: If it is refused.
+    """
+    for index, p in enumerate(group["params"]):
+        name = parameter_name(group, index)
+        matrices = as_matrices(p, group["groups"])
+        k, d = matrices.shape[-2:]
+        if group["method"] == "single_output" and min(k, d) > 1:
+            raise ValueError(f"method is 'single_output', but {name} is a matrix of {k} x {d}; use 'auto'.")
+        if p.is_meta:
+            continue
+        zero, null = not bool(p.any()), null_directions(matrices)
+        if math.isinf(group["depth"]) and not group["allow_frozen_directions"] and (k != d or null):
+            raise ValueError(
+                f"depth is infinite and {name} is not square of full rank, so that directions with one null side "
+                f"cannot move; use a finite depth, or allow_frozen_directions=True."
+            )
+        if zero or null:
+            what = "zero, which is" if zero else f"rank-deficient: {null} of its directions are null on both sides,"
+            warnings.warn(
+                f"{name} is {what} a fixed point of the rule at depth {group['depth']}; start it otherwise, or use "
+                f"overdepth.optim.Factored with init='identity'.",
+                stacklevel=5,
+            )

@@ -1,0 +1,132 @@
+"""The end-to-end rule in front of any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from overdepth.optim.checks import check_gradient, check_group, parameter_name
+from overdepth.optim.end_to_end_sgd import check_movable, preconditioned
+from overdepth.optim.rules import METHODS, Method
+
+_OWN = ("depth", "method", "groups", "allow_frozen_directions")
+
+
+def end_to_end(
+    params: Any,
+    base: Any,
+    *,
+    depth: float = 2,
+    method: Method = "auto",
+    groups: int = 1,
+    allow_frozen_directions: bool = False,
+    **base_options: Any,
+) -> Optimizer:
+    """The end-to-end rule in front of any optimizer class: the base sees preconditioned gradients.
+
+    The result is an optimizer of the base's class (to ``isinstance``), with its options, state and state_dict. An
+    adaptive base divides much of the preconditioner's scale out again; what it cannot divide out is the rotation.
+    It is not the base on factors: that is :class:`overdepth.optim.Factored`.
+
+    Args:
+        params: Parameters, named parameters or groups (:func:`overdepth.optim.param_groups` makes them), which may
+            override depth, method and groups; biases and other vectors need ``depth=1``.
+        base: An optimizer class, such as ``torch.optim.Adam``; not ``LBFGS``, which evaluates gradients itself.
+        depth: N, any real number >= 1, or ``math.inf``.
+        method: How the rule is computed; see :mod:`overdepth.optim.rules`.
+        groups: Blocks of rows that are matrices of their own, for grouped convolutions.
+        allow_frozen_directions: As in :class:`overdepth.optim.EndToEndSGD`.
+        **base_options: Options of the base, such as ``lr``.
+
+    Raises:
+        TypeError: If the base is no optimizer class or refuses an option, or a parameter is sparse or sharded.
+        ValueError: If an argument is out of its range, or a parameter of depth above 1 is no matrix or not finite.
+
+    Example:
+        >>> import torch, overdepth as od
+        >>> layer = torch.nn.Linear(4, 2, bias=False)
+        >>> optimizer = od.optim.end_to_end(layer.parameters(), torch.optim.Adam, depth=2, lr=1e-3)
+        >>> isinstance(optimizer, torch.optim.Adam)
+        True
+    """
+    if not isinstance(base, type) or not issubclass(base, Optimizer):
+        raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.Adam.")
+    if base is torch.optim.LBFGS:
+        raise ValueError("base is LBFGS, which evaluates gradients itself, where no rule can stand in front of them.")
+    own = dict(zip(_OWN, (depth, method, groups, allow_frozen_directions), strict=True))
+    known: Any = base
+    made: Any = _class(known)
+    optimizer: Optimizer = made(params, own, base_options)
+    return optimizer
+
+
+@cache
+def _class(base: Any) -> type[Optimizer]:
+    class EndToEnd(base):  # type: ignore[misc]
+        __doc__ = base.__doc__
+
+        def __init__(self, params: Any, own: dict[str, Any], options: dict[str, Any]) -> None:
+            self._own_defaults = own
+            super().__init__(params, **options)
+            self.defaults.update(own)
+
+        def add_param_group(self, param_group: dict[str, Any]) -> None:
+            for name, value in self._own_defaults.items():
+                param_group.setdefault(name, value)
+            super().add_param_group(param_group)
+            group = self.param_groups[-1]
+            try:
+                check_group(group, allow_real=True)
+                if group["method"] not in METHODS:
+                    raise ValueError(f"method is {group['method']!r}, expected one of {', '.join(METHODS)}.")
+                if group["depth"] > 1:
+                    check_movable(group)
+            except (TypeError, ValueError):
+                self.param_groups.pop()
+                raise
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            kept = []
+            with torch.no_grad():
+                for group in self.param_groups:
+                    if group["depth"] == 1:
+                        continue
+                    params = []
+                    for index, p in enumerate(group["params"]):
+                        if p.grad is not None:
+                            check_gradient(p.grad, parameter_name(group, index))
+                            params.append(p)
+                    grads = [p.grad for p in params]
+                    kept += list(zip(params, grads, strict=True))
+                    for p, step in zip(params, preconditioned(params, grads, group), strict=True):
+                        p.grad = step
+            try:
+                super().step()
+            finally:
+                for p, grad in kept:
+                    p.grad = grad
+            return loss
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {**super().__getstate__(), "_own_defaults": self._own_defaults}
+
+        def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+            return _rebuild, (base,), self.__getstate__()
+
+    EndToEnd.__name__ = f"EndToEnd{base.__name__}"
+    EndToEnd.__qualname__ = EndToEnd.__name__
+    return EndToEnd
+
+
+def _rebuild(base: Any) -> Optimizer:
+    cls: Any = _class(base)
+    optimizer: Optimizer = cls.__new__(cls)
+    return optimizer
