@@ -28,6 +28,7 @@ unit: $(VENV)/.installed  ## Tests and docstring examples.
 benchmark: $(VENV)/.installed  ## The speed targets, as ratios taken in one process.
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/optimizers.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("overdepth needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'

@@ -39,18 +39,18 @@ def product(factors: Sequence[Tensor]) -> Tensor:
     return multiply(factors)
 
 
-def multiply(factors: Sequence[Tensor]) -> Tensor:
-    """:func:`product` of factors that are known to chain."""
+def multiply(factors: Sequence[Tensor], matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
+    """:func:`product` of factors that are known to chain, by a matrix product of choice."""
     widths = [factors[0].shape[-1], *(f.shape[-2] for f in factors)]
     # Growing from the input costs n_0 * n_{j-1} * n_j a factor, from the output n_N * n_{j-1} * n_j.
     if widths[0] <= widths[-1]:
         result = factors[0]
         for factor in factors[1:]:
-            result = factor @ result
+            result = matmul(factor, result)
     else:
         result = factors[-1]
         for factor in reversed(factors[:-1]):
-            result = result @ factor
+            result = matmul(result, factor)
     return result
 
 

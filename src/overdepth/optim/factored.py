@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overdepth._checks import with_float64
-from overdepth.chain import check_width
+from overdepth.chain import check_width, multiply
+from overdepth.gemm import matmul
 from overdepth.initialization import INITIALIZATIONS, Init
 from overdepth.layouts import MatrixLayout, Start
 from overdepth.optim.chain_rule import chain_rule
@@ -129,7 +130,7 @@ class Factored(Optimizer):
                 if keeps:
                     self._seen[p] = _fingerprint(p)  # the product to rounding; making an optimizer writes nothing
                 else:
-                    self._write(p, chain, group)
+                    self._write(p, chain)
         if made and not Start(group["init"]).keeps_the_weight:
             warnings.warn(
                 f"init {group['init']!r} draws new factors: {len(made)} weights were overwritten by their products.",
@@ -168,8 +169,8 @@ class Factored(Optimizer):
             for _, chain, _ in moved:
                 for factor in chain:
                     factor.grad = None
-        for p, chain, group in moved:
-            self._write(p, chain, group)
+        for p, chain, _ in moved:
+            self._write(p, chain)
 
     def state_dict(self) -> dict[str, Any]:
         """The state with the factors and the base's state of each nested in that of their parameter."""
@@ -178,6 +179,9 @@ class Factored(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state; the model's weights must be, or become before the next step, those it was saved with."""
         super().load_state_dict(state_dict)
+        for state in self.state.values():  # torch takes the tensors of a state_dict themselves, and we write to them
+            for held in (state, state.get("factors", {}), *state.get("base", {}).values()):
+                held.update({key: value.clone() for key, value in held.items() if isinstance(value, Tensor)})
         self._relink()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,8 +226,13 @@ class Factored(Optimizer):
         self._base.state = defaultdict(dict)
         for group, base_group in zip(self.param_groups, self._base.param_groups, strict=True):
             held: list[Tensor] = []
-            for p in group["params"]:
+            for index, p in enumerate(group["params"]):
                 if group["depth"] > 1:
+                    if "factors" not in self.state[p]:
+                        raise ValueError(
+                            f"the state of {parameter_name(group, index)} holds no factors; load one that was saved by "
+                            f"Factored with a depth of {group['depth']}."
+                        )
                     chain, states = _listed(self.state[p]), self.state[p]["base"]
                     for j, factor in enumerate(chain):
                         self._base.state[factor] = states.setdefault(str(j), {})
@@ -234,8 +243,8 @@ class Factored(Optimizer):
             base_group["params"] = held
         self._seen.clear()
 
-    def _write(self, p: Tensor, chain: Sequence[Tensor], group: dict[str, Any]) -> None:
-        p.copy_(_layout(p, group).product(chain))
+    def _write(self, p: Tensor, chain: Sequence[Tensor]) -> None:
+        p.copy_(multiply(chain, matmul).reshape(p.shape))
         self._seen[p] = _fingerprint(p)
 
     def _look_for_changes(self) -> None:
@@ -243,7 +252,7 @@ class Factored(Optimizer):
             for index, p in enumerate(group["params"]):
                 if group["depth"] == 1 or p.grad is None or self._seen.get(p) == _fingerprint(p):
                     continue
-                if p in self._seen or not _is_product(p, self.state[p], group):
+                if p in self._seen or not _is_product(p, self.state[p]):
                     self._changed(p, group, parameter_name(group, index))
 
     def _changed(self, p: Tensor, group: dict[str, Any], name: str) -> None:
@@ -294,8 +303,8 @@ def _fingerprint(p: Tensor) -> tuple[Any, ...]:
     return p.data_ptr(), p.dtype, repr(float(p.sum())), repr(float(p.reshape(-1)[:: max(p.numel() // 64, 1)].sum()))
 
 
-def _is_product(p: Tensor, state: Mapping[str, Any], group: dict[str, Any]) -> bool:
+def _is_product(p: Tensor, state: Mapping[str, Any]) -> bool:
     """Whether a weight is the product of its factors to rounding, as after both were loaded."""
-    product = _layout(p, group).product(_listed(state)).to(p.dtype)
+    product = multiply(_listed(state), matmul).reshape(p.shape).to(p.dtype)
     tolerance = 32 * torch.finfo(p.dtype).eps * float(product.abs().max())
     return bool(((product - p).abs() <= tolerance).all())

@@ -73,7 +73,7 @@ def param_groups(
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> od.optim.param_groups(model, depth=3)
         parameter  shape  depth  why
-        ---------  -----  -----  --------------------------------------
+        ---------  -----  -----  ------------------------------------
         0.weight   8 x 4  3      linear
         0.bias     8      1      no matrix
         2.weight   2 x 8  1      output head: by explicit choice only
