@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overdepth._checks import all_finite, check_depth, check_size
+import overdepth
+from overdepth._checks import all_finite, check_depth, check_size, with_float64
 
 _SHARDS = ("DTensor", "ShardedTensor", "FlatParameter")
 
@@ -67,6 +71,15 @@ def check_gradient(grad: Tensor, name: str) -> None:
         raise RuntimeError(f"the gradient of {name} is complex; this optimizer needs real gradients.")
 
 
+def warn_user(message: str) -> None:
+    """Warns at the first line that is neither ours nor torch's."""
+    inside = tuple(str(Path(module.__file__).parent) for module in (torch, overdepth) if module.__file__)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
 def as_matrices(tensor: Tensor, groups: int) -> Tensor:
     """The matrix of each group, shape (groups, k, d): the first axis against all others."""
     return tensor.reshape(groups, tensor.shape[0] // groups, -1)
@@ -75,9 +88,11 @@ def as_matrices(tensor: Tensor, groups: int) -> Tensor:
 def null_directions(weight: Tensor) -> int:
     """How many pairs of singular vectors of (g, k, d) matrices are null on both sides: no rule moves them."""
     k, d = weight.shape[-2:]
-    wide = weight.detach().double() if weight.device.type != "mps" else weight.detach().cpu().double()
-    gram = wide @ wide.mT if k <= d else wide.mT @ wide
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    noise = 4 * torch.finfo(torch.float32).eps * values.amax(-1, keepdim=True)
-    rank = (values > noise).sum(-1)
+    wide = with_float64(weight.detach()).double()
+    if weight.dtype == torch.float64:
+        values, rtol = torch.linalg.svdvals(wide), max(k, d) * torch.finfo(torch.float64).eps
+    else:
+        gram = wide @ wide.mT if k <= d else wide.mT @ wide
+        values, rtol = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt(), 4 * torch.finfo(torch.float32).eps
+    rank = (values > rtol * values.amax(-1, keepdim=True)).sum(-1)
     return int(((k - rank) * (d - rank)).sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overdepth._checks import check_positive
-from overdepth.optim.checks import as_matrices, check_gradient, check_group, null_directions, parameter_name
+from overdepth._checks import all_finite, check_positive, working_dtype
+from overdepth.optim.checks import as_matrices, check_gradient, check_group, null_directions, parameter_name, warn_user
 from overdepth.optim.rules import METHODS, Method, precondition
 
 DecayMode = Literal["factors", "product"]
@@ -107,9 +106,12 @@ class EndToEndSGD(Optimizer):
         super().add_param_group(param_group)
         try:
             _check(self.param_groups[-1])
-        except (TypeError, ValueError):
+        except BaseException:  # a warning that is an error too
             self.param_groups.pop()
             raise
+        if self.param_groups[-1]["momentum"] != 0:  # so that a compiled step finds from the first what it finds later
+            for p in self.param_groups[-1]["params"]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -135,7 +137,8 @@ class EndToEndSGD(Optimizer):
         if group["momentum"] != 0:
             steps = self._with_momentum(params, steps, group)
         if group["normalize"] != "none":
-            steps = [_normalized(s, group["normalize"], group["groups"]) for s in steps]
+            groups = group["groups"] if group["depth"] > 1 else 1
+            steps = [_normalized(s, group["normalize"], groups) for s in steps]
         if group["weight_decay"] != 0:
             torch._foreach_mul_(params, decay_factor(group))
         if isinstance(group["lr"], Tensor):
@@ -151,6 +154,8 @@ class EndToEndSGD(Optimizer):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = s.detach().clone()
             else:
+                if state["momentum_buffer"].dtype != s.dtype or state["momentum_buffer"].device != s.device:
+                    state["momentum_buffer"] = state["momentum_buffer"].to(s)  # the model moved
                 state["momentum_buffer"].mul_(group["momentum"]).add_(s)
             buffers.append(state["momentum_buffer"])
         if not group["nesterov"]:
@@ -168,40 +173,58 @@ def preconditioned(params: list[Tensor], grads: list[Tensor], group: dict[str, A
     for indices in together.values():
         weights = [as_matrices(params[i], group["groups"]) for i in indices]
         matrices = [as_matrices(grads[i], group["groups"]) for i in indices]
-        if len(indices) == 1 and group["groups"] == 1:
-            found = [precondition(weights[0][0], matrices[0][0], group["depth"], group["method"])]
-        else:
-            stacked = precondition(torch.stack(weights), torch.stack(matrices), group["depth"], group["method"])
-            found = list(stacked)
+        try:
+            if len(indices) == 1 and group["groups"] == 1:
+                found = [precondition(weights[0][0], matrices[0][0], group["depth"], group["method"])]
+            else:
+                stacked = precondition(torch.stack(weights), torch.stack(matrices), group["depth"], group["method"])
+                found = list(stacked)
+        except RuntimeError as error:  # of the decomposition, which has no names
+            raise RuntimeError(_explain([params[i] for i in indices], group, error)) from error
         for i, step in zip(indices, found, strict=True):
             steps[i] = step.reshape(grads[i].shape)
     return steps
+
+
+def _explain(params: list[Tensor], group: dict[str, Any], error: RuntimeError) -> str:
+    """Which parameter a decomposition failed of."""
+    known = {id(p): parameter_name(group, index) for index, p in enumerate(group["params"])}
+    broken = [known[id(p)] for p in params if not all_finite(p)]
+    if broken:
+        return f"{', '.join(broken)} has non-finite entries, where the rule has no value; lower the learning rate."
+    return f"the rule failed on {', '.join(known[id(p)] for p in params)}: {error}"
 
 
 def decay_factor(group: dict[str, Any]) -> Any:
     """What W is multiplied by: (1 - lr lambda)^N, or (1 - lr lambda)."""
     single = 1 - group["lr"] * group["weight_decay"]
     of_factors = group["weight_decay_mode"] == "factors" and math.isfinite(group["depth"])
+    if of_factors and group["depth"] % 1 != 0:  # below 0 such a power is not real: the weight is gone
+        single = single.clamp_min(0) if isinstance(single, Tensor) else max(single, 0.0)
     return single ** group["depth"] if of_factors else single
 
 
 def _normalized(step: Tensor, normalize: Normalization, groups: int) -> Tensor:
-    if step.ndim < 2:
-        return step / step.float().square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny).to(step.dtype)
-    matrices = as_matrices(step, groups).float()
-    if normalize == "rms":
+    """The step with a root mean square of 1, or the spectral norm sqrt(k / d); vectors have the former."""
+    wide = step.to(working_dtype(step.dtype))
+    matrices = as_matrices(wide, groups) if step.ndim > 1 else wide[None, None]
+    largest = matrices.abs().amax((-2, -1), keepdim=True)
+    matrices = matrices / torch.where(largest > 0, largest, 1.0)  # no square of it leaves the range of its type
+    if normalize == "rms" or step.ndim < 2:
         size = matrices.square().mean((-2, -1), keepdim=True).sqrt()
     else:
         k, d = matrices.shape[-2:]
         size = torch.linalg.matrix_norm(matrices, 2, keepdim=True) / math.sqrt(k / d)
-    result = matrices / size.clamp_min(torch.finfo(torch.float32).tiny)
-    return result.reshape(step.shape).to(step.dtype)
+    return (matrices / torch.where(size > 0, size, 1.0)).reshape(step.shape).to(step.dtype)
 
 
 def _check(group: dict[str, Any]) -> None:
     check_group(group, allow_real=True)
-    if not isinstance(group["lr"], Tensor):
-        check_positive(group["lr"], "lr")
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr is a tensor of shape {tuple(lr.shape)}, expected one number.")
+    if not isinstance(lr, Tensor) or not lr.is_meta:
+        check_positive(float(lr) if isinstance(lr, Tensor) else lr, "lr")
     for name in ("momentum", "weight_decay"):
         if not 0 <= group[name] < math.inf:
             raise ValueError(f"{name} is {group[name]!r}, expected a finite number >= 0.")
@@ -240,8 +263,7 @@ def check_movable(group: dict[str, Any]) -> None:
             )
         if zero or null:
             what = "zero, which is" if zero else f"rank-deficient: {null} of its directions are null on both sides,"
-            warnings.warn(
+            warn_user(
                 f"{name} is {what} a fixed point of the rule at depth {group['depth']}; start it otherwise, or use "
-                f"overdepth.optim.Factored with init='identity'.",
-                stacklevel=5,
+                f"overdepth.optim.Factored with init='identity'."
             )

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from overdepth._checks import with_float64
-from overdepth.chain import check_width, multiply
+from overdepth.chain import multiply
 from overdepth.gemm import matmul
-from overdepth.initialization import INITIALIZATIONS, Init
-from overdepth.layouts import MatrixLayout, Start
+from overdepth.initialization import Init
+from overdepth.layouts import Start
+from overdepth.optim.bookkeeping import (
+    OWN,
+    OnChange,
+    base_defaults,
+    check_options,
+    check_saved,
+    copy_options,
+    fingerprint,
+    group_for_base,
+    is_product,
+    layout_of,
+)
 from overdepth.optim.chain_rule import chain_rule
-from overdepth.optim.checks import check_gradient, check_group, parameter_name
-
-OnChange = Literal["error", "split"]
-ON_CHANGE: tuple[OnChange, ...] = get_args(OnChange)
-
-_OWN = ("depth", "width", "init", "scale", "groups", "on_change", "allow_rank_loss")  # options that are not the base's
+from overdepth.optim.checks import check_gradient, parameter_name, warn_user
 
 
 class Factored(Optimizer):
@@ -35,8 +40,8 @@ class Factored(Optimizer):
     the gradient of W here, and those of the factors there: only then the two differ.
 
     ``param_groups`` hold the model's parameters and the base's options, so that schedulers, ``GradScaler`` and
-    clipping work as ever. ``state[p]`` holds ``factors`` and the base's state of each (``base``); parameters of depth
-    1 have the base's own state.
+    clipping work as ever. From the first step on ``state[p]`` holds ``factors`` and the base's state of each
+    (``base``); parameters of depth 1 have the base's own state.
 
     Args:
         params: Parameters, named parameters or groups (:func:`overdepth.optim.param_groups` makes them). Groups may
@@ -88,11 +93,17 @@ class Factored(Optimizer):
         generator: torch.Generator | None = None,
         **base_options: Any,
     ) -> None:
-        self._base = _make_base(base, base_options)
-        self._generator = generator
+        defaults = base_defaults(base, base_options)
+        self._base: Optimizer | None = None
+        self._new: list[tuple[dict[str, Any], dict[Tensor, list[Tensor]]]] = []
+        self._chains: dict[Tensor, list[Tensor]] = {}
         self._seen: dict[Tensor, tuple[Any, ...]] = {}
-        own = dict(zip(_OWN, (depth, width, init, scale, groups, on_change, allow_rank_loss), strict=True))
-        super().__init__(params, {**self._base.defaults, **own})
+        self._written: set[Tensor] = set()
+        self._generator = generator
+        own = dict(zip(OWN, (depth, width, init, scale, groups, on_change, allow_rank_loss), strict=True))
+        super().__init__(params, {**defaults, **own})
+        self._base = base([group_for_base(group, made) for group, made in self._new], **base_options)
+        self._take_new()
 
     def factors(self, parameter: Tensor) -> list[Tensor]:
         """The factors W_1, ..., W_N of a parameter, themselves; one of depth 1 is its own.
@@ -102,40 +113,42 @@ class Factored(Optimizer):
         """
         for group in self.param_groups:
             if any(p is parameter for p in group["params"]):
-                return _listed(self.state[parameter]) if group["depth"] > 1 else [parameter]
+                return list(self._chains.get(parameter, [parameter]))
         raise KeyError(f"the optimizer holds no parameter of shape {tuple(parameter.shape)} that is this one.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group and splits its weights; checked as at construction."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        made: list[tuple[Tensor, list[Tensor]]] = []
         try:
-            _check(group)
+            check_options(group)
+            made = {}
             for index, p in enumerate(group["params"]):
                 if group["depth"] > 1:
-                    made.append((p, self._split(p, group, parameter_name(group, index), warn=True)))
-            factors = dict(made)
-            held = [f for p in group["params"] for f in factors.get(p, [p])]
-            options = {k: v for k, v in group.items() if k not in ("params", "param_names", *_OWN)}
-            self._base.add_param_group({"params": held, **options})
-        except BaseException:
+                    made[p] = self._split(p, group, parameter_name(group, index), warn=True)
+            if made and not Start(group["init"]).keeps_the_weight:
+                warn_user(f"init {group['init']!r} draws new factors: {len(made)} weights become their products.")
+            if self._base is not None:
+                self._base.add_param_group(group_for_base(group, made))
+        except BaseException:  # a warning that is an error too
             self.param_groups.pop()
             raise
-        for p in group["params"]:
-            self._link(p, factors.get(p))
-        keeps = Start(group["init"]).keeps_the_weight and not group["allow_rank_loss"]
-        with torch.no_grad():
-            for p, chain in made:
-                if keeps:
-                    self._seen[p] = _fingerprint(p)  # the product to rounding; making an optimizer writes nothing
+        self._new.append((group, made))
+        if self._base is not None:
+            self._take_new()
+
+    @torch.no_grad()
+    def _take_new(self) -> None:
+        """Takes over the weights of new groups, when nothing can be refused any more."""
+        for group, made in self._new:
+            for p, chain in made.items():
+                self._chains[p] = chain
+                layout = layout_of(p, group)
+                if Start(group["init"]).keeps_the_weight and layout.width >= layout.enough_width:
+                    self._seen[p] = fingerprint(p)  # the product to rounding: making an optimizer writes nothing
                 else:
-                    self._write(p, chain)
-        if made and not Start(group["init"]).keeps_the_weight:
-            warnings.warn(
-                f"init {group['init']!r} draws new factors: {len(made)} weights were overwritten by their products.",
-                stacklevel=4,
-            )
+                    self._write(p)
+        self._new.clear()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -149,111 +162,172 @@ class Factored(Optimizer):
         if closure is not None:
             raise TypeError("Factored takes no closure: call backward(), then step().")
         self._look_for_changes()
-        moved: list[tuple[Tensor, list[Tensor], dict[str, Any]]] = []
-        for group, base_group in zip(self.param_groups, self._base.param_groups, strict=True):
-            for key in base_group:
-                if key not in ("params", "param_names"):
-                    base_group[key] = group[key]  # schedulers write to ours
+        base = self._optimizer
+        moved: list[Tensor] = []
+        chains = []
+        for group, base_group in zip(self.param_groups, base.param_groups, strict=True):
+            copy_options(group, base_group)  # schedulers write to ours
             for index, p in enumerate(group["params"]):
                 if p.grad is not None:
                     check_gradient(p.grad, parameter_name(group, index))
                     if group["depth"] > 1:
-                        moved.append((p, _listed(self.state[p]), group))
-        chains = [(p.grad, chain, group["groups"]) for p, chain, group in moved if p.grad is not None]
-        for (_, chain, _), gradients in zip(moved, chain_rule(chains), strict=True):
-            for factor, gradient in zip(chain, gradients, strict=True):
+                        moved.append(p)
+                        chains.append((p.grad, self._chains[p], group["groups"]))
+        for p, gradients in zip(moved, chain_rule(chains), strict=True):
+            for factor, gradient in zip(self._chains[p], gradients, strict=True):
                 factor.grad = gradient
+        untouched = {p: [f.clone() for f in self._chains[p]] for p in moved if p not in self._written}
         try:
-            self._base.step()
+            base.step()
         finally:
-            for _, chain, _ in moved:
-                for factor in chain:
+            for p in moved:
+                for factor in self._chains[p]:
                     factor.grad = None
-        for p, chain, _ in moved:
-            self._write(p, chain)
+        for group, base_group in zip(self.param_groups, base.param_groups, strict=True):
+            copy_options(base_group, group)  # some bases count in theirs
+        for p in moved:
+            before = untouched.get(p)  # a first step that moves nothing leaves the weight to the last bit
+            if before is None or not all(map(torch.equal, before, self._chains[p])):
+                self._write(p)
+        self._show()
 
     def state_dict(self) -> dict[str, Any]:
         """The state with the factors and the base's state of each nested in that of their parameter."""
+        self._show()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state; the model's weights must be, or become before the next step, those it was saved with."""
+        check_saved(state_dict)
         super().load_state_dict(state_dict)
         for state in self.state.values():  # torch takes the tensors of a state_dict themselves, and we write to them
             for held in (state, state.get("factors", {}), *state.get("base", {}).values()):
                 held.update({key: value.clone() for key, value in held.items() if isinstance(value, Tensor)})
         self._relink()
+        with torch.no_grad():
+            for p, chain in self._chains.items():
+                if self.state[p].get("written") and is_product(p, chain):
+                    self._write(p)  # to the last bit
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_base": self._base, "_generator": self._generator, "_seen": {}}
+        self._show()
+        kept: dict[str, Any] = {
+            "_base": self._base,
+            "_generator": self._generator,
+            "_new": [],
+            "_chains": {},
+            "_seen": {},
+        }
+        empty: dict[str, Any] = {"_new": [], "_chains": {}, "_seen": {}, "_written": set()}  # made again from the state
+        return {**super().__getstate__(), **kept, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_base" in self.__dict__:
+        if self.__dict__.get("_base") is not None:
             self._relink()
 
+    @property
+    def _optimizer(self) -> Optimizer:
+        if self._base is None:
+            raise RuntimeError("this optimizer was not made to its end.")
+        return self._base
+
     def _split(self, p: Tensor, group: dict[str, Any], name: str, *, warn: bool) -> list[Tensor]:
-        layout = _layout(p, group)
+        layout = layout_of(p, group)
         if layout.width < layout.enough_width and not group["allow_rank_loss"]:
             raise ValueError(
                 f"width of {name} is {layout.width}, below {layout.enough_width}, from which on no expressiveness is "
                 f"lost; widen it, or say allow_rank_loss=True."
             )
         start = Start(group["init"], group["scale"], truncate=group["allow_rank_loss"], generator=self._generator)
-        factors = [f.to(p.device) for f in layout.initial(with_float64(p.detach()), start)]
+        try:
+            factors = [f.to(p.device) for f in layout.initial(with_float64(p.detach()), start)]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         lost = layout.null_directions(factors) if warn and group["init"] == "balanced" else 0
         if lost:
             what = "rank-deficient" if bool(p.any()) else "zero"
-            warnings.warn(
+            warn_user(
                 f"{name} is {what}: {lost} of its singular values are 0 to rounding, and a balanced start leaves what "
-                f"is null on both sides without any gradient; use init='identity' for it.",
-                stacklevel=5,
+                f"is null on both sides without any gradient; use init='identity' for it."
             )
         return factors
 
-    def _link(self, p: Tensor, factors: Sequence[Tensor] | None) -> None:
-        """Lets our state show the factors and the base's state, the very dicts that the base writes to."""
-        if factors is None:
-            self.state[p] = self._base.state[p]
-            return
-        self.state[p] = {
-            "factors": {str(j): f for j, f in enumerate(factors)},
-            "base": {str(j): self._base.state[f] for j, f in enumerate(factors)},
-        }
+    def _show(self) -> None:
+        """Lets our state show the factors and the base's state, the very dicts that the base writes to.
+
+        Not before the first step: torch's distributed checkpoints make a step of their own on an optimizer that has
+        no state, to learn what a state has.
+        """
+        known = self._optimizer.state
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["depth"] > 1:
+                    chain = self._chains[p]
+                    self.state[p] = {
+                        "written": int(p in self._written),  # or still as it was split
+                        "factors": {str(j): f for j, f in enumerate(chain)},
+                        "base": {str(j): known[f] for j, f in enumerate(chain)},
+                    }
+                elif known.get(p):
+                    self.state[p] = known[p]
 
     def _relink(self) -> None:
         """Gives the base what our state holds, after our state was replaced."""
-        self._base.state = defaultdict(dict)
-        for group, base_group in zip(self.param_groups, self._base.param_groups, strict=True):
+        base = self._optimizer
+        base.state = defaultdict(dict)
+        self._chains.clear()
+        self._seen.clear()
+        self._written.clear()
+        for group, base_group in zip(self.param_groups, base.param_groups, strict=True):
             held: list[Tensor] = []
-            for index, p in enumerate(group["params"]):
+            for p in group["params"]:
                 if group["depth"] > 1:
-                    if "factors" not in self.state[p]:
-                        raise ValueError(
-                            f"the state of {parameter_name(group, index)} holds no factors; load one that was saved by "
-                            f"Factored with a depth of {group['depth']}."
-                        )
-                    chain, states = _listed(self.state[p]), self.state[p]["base"]
+                    chain, states = self._listed(p), self.state[p]["base"]
+                    self._chains[p] = chain
+                    if self.state[p].get("written"):
+                        self._written.add(p)
                     for j, factor in enumerate(chain):
-                        self._base.state[factor] = states.setdefault(str(j), {})
+                        base.state[factor] = states.setdefault(str(j), {})
                     held += chain
                 else:
-                    self._base.state[p] = self.state[p]
+                    if p in self.state:
+                        base.state[p] = self.state[p]
                     held.append(p)
             base_group["params"] = held
-        self._seen.clear()
 
-    def _write(self, p: Tensor, chain: Sequence[Tensor]) -> None:
-        p.copy_(multiply(chain, matmul).reshape(p.shape))
-        self._seen[p] = _fingerprint(p)
+    def _listed(self, p: Tensor) -> list[Tensor]:
+        held = self.state[p]["factors"]
+        return [held[str(j)] for j in range(len(held))]
+
+    def _write(self, p: Tensor) -> None:
+        p.copy_(multiply(self._chains[p], matmul).reshape(p.shape))
+        self._seen[p] = fingerprint(p)
+        self._written.add(p)
 
     def _look_for_changes(self) -> None:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if group["depth"] == 1 or p.grad is None or self._seen.get(p) == _fingerprint(p):
+                if group["depth"] == 1 or p.grad is None:
                     continue
-                if p in self._seen or not _is_product(p, self.state[p]):
+                found = fingerprint(p)
+                if self._seen.get(p) == found:
+                    continue
+                if is_product(p, self._chains[p]):  # written anew, moved, or loaded: the same to rounding
+                    self._follow(p)
+                    self._seen[p] = found
+                else:
                     self._changed(p, group, parameter_name(group, index))
+
+    def _follow(self, p: Tensor) -> None:
+        """Takes the factors and what the base knows of them to where the weight went, and to its dtype."""
+        for factor in self._chains[p]:
+            if (factor.dtype, factor.device) != (p.dtype, p.device):
+                factor.data = factor.to(p.device, p.dtype)
+                known = self._optimizer.state[factor]
+                for key, value in known.items():
+                    if isinstance(value, Tensor) and key != "step" and value.dtype.is_floating_point:
+                        known[key] = value.to(p.device, p.dtype)
 
     def _changed(self, p: Tensor, group: dict[str, Any], name: str) -> None:
         if group["on_change"] == "error":
@@ -262,49 +336,6 @@ class Factored(Optimizer):
                 f"model, an average, an initialization). Restore it, load the optimizer's state_dict of the same "
                 f"moment, or pass on_change='split' to split it anew."
             )
-        old = _listed(self.state[p])
-        chain = self._split(p, group, name, warn=False)
-        for factor, values in zip(old, chain, strict=True):
+        for factor, values in zip(self._chains[p], self._split(p, group, name, warn=False), strict=True):
             factor.data = values
-            self._base.state[factor].clear()
-
-
-def _make_base(base: Any, options: Mapping[str, Any]) -> Optimizer:
-    """The base optimizer, without any parameter."""
-    if not isinstance(base, type) or not issubclass(base, Optimizer):
-        raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.AdamW.")
-    if base in (torch.optim.LBFGS, torch.optim.SparseAdam):
-        why = "evaluates the loss many times a step" if base is torch.optim.LBFGS else "needs sparse gradients"
-        raise ValueError(f"base is {base.__name__}, which {why}; Factored gives dense gradients of one evaluation.")
-    optimizer: Optimizer = base([torch.zeros(1, 1)], **options)
-    optimizer.param_groups.clear()
-    return optimizer
-
-
-def _check(group: dict[str, Any]) -> None:
-    check_group(group, allow_real=False)
-    check_width(group["width"], default=1)
-    for name, allowed in (("init", INITIALIZATIONS), ("on_change", ON_CHANGE)):
-        if group[name] not in allowed:
-            raise ValueError(f"{name} is {group[name]!r}, expected one of {', '.join(allowed)}.")
-
-
-def _layout(p: Tensor, group: dict[str, Any]) -> MatrixLayout:
-    return MatrixLayout(tuple(p.shape), group["depth"], group["width"], group["groups"])
-
-
-def _listed(state: Mapping[str, Any]) -> list[Tensor]:
-    held = state["factors"]
-    return [held[str(j)] for j in range(len(held))]
-
-
-def _fingerprint(p: Tensor) -> tuple[Any, ...]:
-    """Changes whenever somebody writes to a tensor, through ``.data`` too."""
-    return p.data_ptr(), p.dtype, repr(float(p.sum())), repr(float(p.reshape(-1)[:: max(p.numel() // 64, 1)].sum()))
-
-
-def _is_product(p: Tensor, state: Mapping[str, Any]) -> bool:
-    """Whether a weight is the product of its factors to rounding, as after both were loaded."""
-    product = multiply(_listed(state), matmul).reshape(p.shape).to(p.dtype)
-    tolerance = 32 * torch.finfo(p.dtype).eps * float(product.abs().max())
-    return bool(((product - p).abs() <= tolerance).all())
+            self._optimizer.state[factor].clear()

@@ -11,7 +11,7 @@ from torch import nn
 from overdepth._checks import check_depth
 from overdepth._table import text_table
 from overdepth.nn.classes import qualified
-from overdepth.nn.kinds import check_module, groups_of, obstacle, weights_of, wrapper_of
+from overdepth.nn.kinds import check_module, groups_of, is_sharded, obstacle, weights_of, wrapper_of
 
 Depth = float | Callable[[str, nn.Parameter], float | None]
 
@@ -31,6 +31,9 @@ class ParamGroups(list[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return ({**group, "params": list(group["params"])} for group in super().__iter__())
+
+    def __add__(self, other: Any) -> list[Any]:
+        return [*self, *other]
 
     def __repr__(self) -> str:
         rows = {}
@@ -96,6 +99,8 @@ def param_groups(
         if name in weights:
             kind, by_default, conv_groups, reason = weights[name]
             asked = _matches(name, included)
+            if is_sharded(parameter):
+                raise ValueError(f"{name!r} is a sharded DTensor, which holds no whole matrix; make the groups before.")
             if reason is not None:
                 if asked:
                     raise ValueError(f"include names {name!r}, which cannot have a depth: {reason}.")
@@ -110,6 +115,10 @@ def param_groups(
                 chosen = depth(name, parameter) if callable(depth) else depth
                 each, why = (1.0, "depth is None") if chosen is None else (chosen, kind)
                 check_depth(each, qualified_name=f"depth of {name!r}", allow_real=True)
+        elif parameter.ndim > 1:
+            why = "not the weight of a layer that is known"
+            if _matches(name, included):
+                raise ValueError(f"include names {name!r}, which is {why}; make a group of it yourself.")
         elif _matches(name, included):
             raise ValueError(f"include names {name!r}, which is no matrix of a layer.")
         reasons[name] = why

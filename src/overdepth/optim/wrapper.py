@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -55,7 +56,7 @@ def end_to_end(
     """
     if not isinstance(base, type) or not issubclass(base, Optimizer):
         raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.Adam.")
-    if base is torch.optim.LBFGS:
+    if issubclass(base, torch.optim.LBFGS):
         raise ValueError("base is LBFGS, which evaluates gradients itself, where no rule can stand in front of them.")
     own = dict(zip(_OWN, (depth, method, groups, allow_frozen_directions), strict=True))
     known: Any = base
@@ -66,6 +67,9 @@ def end_to_end(
 
 @cache
 def _class(base: Any) -> type[Optimizer]:
+    # torch wraps the step of a class that has been used, to call hooks, which ours does already.
+    plain = getattr(base.step, "__wrapped__", base.step) if getattr(base.step, "hooked", False) else base.step
+
     class EndToEnd(base):  # type: ignore[misc]
         __doc__ = base.__doc__
 
@@ -85,7 +89,7 @@ def _class(base: Any) -> type[Optimizer]:
                     raise ValueError(f"method is {group['method']!r}, expected one of {', '.join(METHODS)}.")
                 if group["depth"] > 1:
                     check_movable(group)
-            except (TypeError, ValueError):
+            except BaseException:  # a warning that is an error too
                 self.param_groups.pop()
                 raise
 
@@ -94,26 +98,25 @@ def _class(base: Any) -> type[Optimizer]:
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            kept = []
-            with torch.no_grad():
-                for group in self.param_groups:
-                    if group["depth"] == 1:
-                        continue
-                    params = []
-                    for index, p in enumerate(group["params"]):
-                        if p.grad is not None:
-                            check_gradient(p.grad, parameter_name(group, index))
-                            params.append(p)
-                    grads = [p.grad for p in params]
-                    kept += list(zip(params, grads, strict=True))
-                    for p, step in zip(params, preconditioned(params, grads, group), strict=True):
-                        p.grad = step
+            kept: list[tuple[Any, Any]] = []
             try:
-                super().step()
+                with torch.no_grad():
+                    for group in self.param_groups:
+                        if group["depth"] > 1:
+                            kept += _put_preconditioned(group)
+                plain(self)
             finally:
                 for p, grad in kept:
                     p.grad = grad
             return loss
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            """Takes a state of the plain base too, whose groups have no depths."""
+            groups = zip(state_dict["param_groups"], self.param_groups, strict=False)
+            filled = [{**{name: mine[name] for name in _OWN}, **theirs} for theirs, mine in groups]
+            filled += state_dict["param_groups"][len(filled) :]
+            state = copy.deepcopy(state_dict["state"])  # torch would take the very tensors, and write to them
+            super().load_state_dict({**state_dict, "state": state, "param_groups": filled})
 
         def __getstate__(self) -> dict[str, Any]:
             return {**super().__getstate__(), "_own_defaults": self._own_defaults}
@@ -124,6 +127,19 @@ def _class(base: Any) -> type[Optimizer]:
     EndToEnd.__name__ = f"EndToEnd{base.__name__}"
     EndToEnd.__qualname__ = EndToEnd.__name__
     return EndToEnd
+
+
+def _put_preconditioned(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Puts preconditioned gradients in the places of a group's; returns these, or changes nothing."""
+    held = []
+    for index, p in enumerate(group["params"]):
+        if p.grad is not None:
+            check_gradient(p.grad, parameter_name(group, index))
+            held.append((p, p.grad))
+    steps = preconditioned([p for p, _ in held], [grad for _, grad in held], group)
+    for (p, _), step in zip(held, steps, strict=True):
+        p.grad = step
+    return held
 
 
 def _rebuild(base: Any) -> Optimizer:
