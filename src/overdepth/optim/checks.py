@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def check_gradient(grad: Tensor, name: str) -> None:
 
 def warn_user(message: str) -> None:
     """Warns at the first line that is neither ours nor torch's."""
-    inside = tuple(str(Path(module.__file__).parent) for module in (torch, overdepth) if module.__file__)
+    inside = tuple(f"{Path(module.__file__).parent}{os.sep}" for module in (torch, overdepth) if module.__file__)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1

@@ -84,6 +84,9 @@ def param_groups(
         >>> optimizer = od.optim.EndToEndSGD(od.optim.param_groups(model), lr=0.1)
     """
     check_module(model)
+    taken = sorted({"params", "depth", "groups", "param_names"} & options.keys())
+    if taken:
+        raise ValueError(f"{', '.join(taken)} is what this function finds out; other options go into every group.")
     wrapper = wrapper_of(model)
     if wrapper is not None and wrapper[1] == "FullyShardedDataParallel":
         raise ValueError("the model is sharded by FullyShardedDataParallel into flat pieces that hold no matrices.")

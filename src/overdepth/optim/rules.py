@@ -6,7 +6,8 @@ method             how
 ``single_output``  Claim 2, where one side is 1; exact to rounding, no decomposition
 ``eigh``           the smaller side's Gram matrix in float64: a relative error below 1e-6 at any condition
 ``eigh_float32``   the same in float32: faster, and on devices without float64; error by the condition number,
-                   from 2e-6 (10) to 3e-2 (1e6 at depth 5), as ``benchmarks/optimizers.py`` measures
+                   from 2e-6 (10) to 3e-2 (1e6 at depth 5), as ``benchmarks/optimizers.py`` measures; not for
+                   infinite depth, where what should stand still moves (an error of 0.3 at 1e6)
 ``auto``           ``single_output`` where it applies, else ``eigh`` on the CPU and ``eigh_float32`` elsewhere
 =================  ==========================================================================================
 """
