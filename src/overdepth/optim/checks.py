@@ -60,16 +60,16 @@ def check_group(group: dict[str, Any], *, allow_real: bool) -> None:
             raise ValueError(f"{name} has non-finite entries.")
 
 
-def check_gradient(grad: Tensor, name: str) -> None:
+def check_gradient(grad: Tensor, group: dict[str, Any], index: int) -> None:
     """Checks that a gradient is dense and real.
 
     Raises:
         RuntimeError: If it is not, as torch's own optimizers do.
     """
-    if grad.is_sparse or grad.layout != torch.strided:
-        raise RuntimeError(f"the gradient of {name} is sparse ({grad.layout}); this optimizer needs dense gradients.")
-    if grad.is_complex():
-        raise RuntimeError(f"the gradient of {name} is complex; this optimizer needs real gradients.")
+    what = "sparse" if grad.layout != torch.strided else "complex" if grad.is_complex() else None
+    if what is not None:
+        name = parameter_name(group, index)
+        raise RuntimeError(f"the gradient of {name} is {what}; this optimizer needs dense, real gradients.")
 
 
 def warn_user(message: str) -> None:

@@ -128,7 +128,7 @@ class EndToEndSGD(Optimizer):
         params, grads = [], []
         for index, p in enumerate(group["params"]):
             if p.grad is not None:
-                check_gradient(p.grad, parameter_name(group, index))
+                check_gradient(p.grad, group, index)
                 params.append(p)
                 grads.append(-p.grad if group["maximize"] else p.grad)
         if not params:
@@ -171,18 +171,18 @@ def preconditioned(params: list[Tensor], grads: list[Tensor], group: dict[str, A
         alone = p.numel() > _SMALL
         together[(p.shape, p.dtype, p.device, i if alone else -1)].append(i)
     for indices in together.values():
-        weights = [as_matrices(params[i], group["groups"]) for i in indices]
-        matrices = [as_matrices(grads[i], group["groups"]) for i in indices]
+        first, groups = params[indices[0]], group["groups"]
+        many = len(indices) > 1 or groups > 1
+        weight = torch.stack([params[i] for i in indices]) if many else first
+        grad = torch.stack([grads[i] for i in indices]) if many else grads[indices[0]]
+        leading = (len(indices), groups) if many else ()
+        shape = (*leading, first.shape[0] // groups, -1)
         try:
-            if len(indices) == 1 and group["groups"] == 1:
-                found = [precondition(weights[0][0], matrices[0][0], group["depth"], group["method"])]
-            else:
-                stacked = precondition(torch.stack(weights), torch.stack(matrices), group["depth"], group["method"])
-                found = list(stacked)
+            found = precondition(weight.reshape(shape), grad.reshape(shape), group["depth"], group["method"])
         except RuntimeError as error:  # of the decomposition, which has no names
             raise RuntimeError(_explain([params[i] for i in indices], group, error)) from error
-        for i, step in zip(indices, found, strict=True):
-            steps[i] = step.reshape(grads[i].shape)
+        for i, step in zip(indices, found.reshape(len(indices), *first.shape).unbind(0), strict=True):
+            steps[i] = step
     return steps
 
 

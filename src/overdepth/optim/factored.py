@@ -169,7 +169,7 @@ class Factored(Optimizer):
             copy_options(group, base_group)  # schedulers write to ours
             for index, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    check_gradient(p.grad, parameter_name(group, index))
+                    check_gradient(p.grad, group, index)
                     if group["depth"] > 1:
                         moved.append(p)
                         chains.append((p.grad, self._chains[p], group["groups"]))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from overdepth.optim.checks import check_gradient, check_group, parameter_name
+from overdepth.optim.checks import check_gradient, check_group
 from overdepth.optim.end_to_end_sgd import check_movable, preconditioned
 from overdepth.optim.rules import METHODS, Method
 
@@ -134,7 +134,7 @@ def _put_preconditioned(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch
     held = []
     for index, p in enumerate(group["params"]):
         if p.grad is not None:
-            check_gradient(p.grad, parameter_name(group, index))
+            check_gradient(p.grad, group, index)
             held.append((p, p.grad))
     steps = preconditioned([p for p, _ in held], [grad for _, grad in held], group)
     for (p, _), step in zip(held, steps, strict=True):
