@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import overdepth
 from overdepth._checks import all_finite, check_depth, check_size, with_float64
 
 _SHARDS = ("DTensor", "ShardedTensor", "FlatParameter")
@@ -74,7 +73,8 @@ def check_gradient(grad: Tensor, group: dict[str, Any], index: int) -> None:
 
 def warn_user(message: str) -> None:
     """Warns at the first line that is neither ours nor torch's."""
-    inside = tuple(f"{Path(module.__file__).parent}{os.sep}" for module in (torch, overdepth) if module.__file__)
+    folders = Path(__file__).parent.parent, Path(torch.__file__).parent
+    inside = tuple(f"{folder}{os.sep}" for folder in folders)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1
