@@ -47,6 +47,16 @@ def check_positive(number: object, qualified_name: str) -> None:
         raise ValueError(f"{qualified_name} is {number!r}, expected a finite number > 0.")
 
 
+def check_choice(value: object, qualified_name: str, allowed: Sequence[object]) -> None:
+    """Checks that a word is one of those that are known.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in allowed:
+        raise ValueError(f"{qualified_name} is {value!r}, expected one of {', '.join(map(str, allowed))}.")
+
+
 def check_dtype(dtype: torch.dtype, name: str) -> None:
     """Checks that ``dtype`` is a real floating-point type.
 
@@ -107,6 +117,19 @@ def check_factors(factors: Sequence[Tensor]) -> None:
 def all_finite(tensor: Tensor) -> bool:
     """Whether every entry is finite, without a temporary of the tensor's size."""
     return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a part of one that lives on several processes."""
+    return any(cls.__name__ in ("DTensor", "ShardedTensor", "FlatParameter") for cls in type(tensor).__mro__)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The machine epsilon by which rank is told: of float32 and below that of float32.
+
+    Lower precision is taken at its word: what is small beside its rounding still counts.
+    """
+    return min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
 
 
 def with_float64(tensor: Tensor) -> Tensor:

@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from overdepth._checks import all_finite, check_depth, check_factors, check_matrix, check_size, shape, working_dtype
+from overdepth._checks import (
+    all_finite,
+    check_depth,
+    check_factors,
+    check_matrix,
+    check_size,
+    rounding,
+    shape,
+    working_dtype,
+)
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -140,7 +149,7 @@ def _split_wide(weight: Tensor, depth: int, width: int, dtype: torch.dtype, trun
     u, s, rows = _left_singular(weight)
     small = s.shape[-1]
     if width < small:
-        eps = min(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps)  # lower precision at its word
+        eps = rounding(weight.dtype)
         rank = int((s > weight.shape[-1] * eps * s[..., :1]).sum(-1).max())
         if rank > width and not truncate:
             raise ValueError(

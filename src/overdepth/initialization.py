@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from overdepth._checks import all_finite, check_depth, check_dtype, check_positive, check_size, shape
+from overdepth._checks import all_finite, check_choice, check_depth, check_dtype, check_positive, check_size, shape
 from overdepth.chain import check_width, product, split
 
 Init = Literal["near_zero", "near_identity", "orthogonal", "balanced", "identity"]
@@ -89,8 +89,7 @@ def initial_factors(
     for name, value in (("scale", scale), ("norm", norm)):
         if value is not None:
             check_positive(value, name)
-    if init not in INITIALIZATIONS:
-        raise ValueError(f"init is {init!r}, expected one of {', '.join(INITIALIZATIONS)}.")
+    check_choice(init, "init", INITIALIZATIONS)
     if weight is not None:
         check_dtype(weight.dtype, "weight")
         if tuple(weight.shape) != (out_features, in_features):

@@ -116,7 +116,7 @@ def end_to_end_spectrum(weight: Tensor, depth: float, *, rank_rtol: float | None
     _check_arguments(weight, None, depth, check_finite=True, rank_rtol=rank_rtol)
     k, d = weight.shape[-2:]
     singular = torch.linalg.svdvals(weight.double())
-    singular = without_noise(singular, _rank_rtol(weight, rank_rtol))
+    singular = without_noise(singular, default_rank_rtol(weight, rank_rtol))
     small = singular.shape[-1]
     left = torch.nn.functional.pad(singular, (0, k - small))
     right = torch.nn.functional.pad(singular, (0, d - small))
@@ -160,7 +160,7 @@ def _matrix_update(weight: Tensor, grad: Tensor, depth: float, rank_rtol: float 
     """
     if weight.shape[-2] > weight.shape[-1]:
         return _matrix_update(weight.mT, grad.mT, depth, rank_rtol).mT
-    u, singular, vh = _smaller_side_svd(weight, _rank_rtol(weight, rank_rtol))
+    u, singular, vh = _smaller_side_svd(weight, default_rank_rtol(weight, rank_rtol))
     inside = multipliers(singular[..., :, None], singular[..., None, :], depth)
     beside = multipliers(singular[..., :, None], torch.zeros_like(singular[..., :, None]), depth)
     rotated = u.mT @ grad
@@ -209,7 +209,8 @@ def without_noise(singular: Tensor, rtol: float) -> Tensor:
     return torch.where(singular > rtol * singular.amax(dim=-1, keepdim=True), singular, 0.0)
 
 
-def _rank_rtol(weight: Tensor, rank_rtol: float | None) -> float:
+def default_rank_rtol(weight: Tensor, rank_rtol: float | None = None) -> float:
+    """What is asked, or the relative size up to which a singular value of this type counts as noise."""
     if rank_rtol is not None:
         return rank_rtol
     if weight.dtype == torch.float64:
@@ -250,7 +251,7 @@ def _refuse_frozen_directions(weight: Tensor, rank_rtol: float | None, *, check_
     elif k != d:
         reason = "a weight that is not square keeps its row or column space"
     elif check_rank:
-        spectrum = without_noise(torch.linalg.svdvals(weight.double()), _rank_rtol(weight, rank_rtol))
+        spectrum = without_noise(torch.linalg.svdvals(weight.double()), default_rank_rtol(weight, rank_rtol))
         if not bool((spectrum > 0).all()):
             reason = "a weight without full rank keeps its row and column space"
     if reason is not None:

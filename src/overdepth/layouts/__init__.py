@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from overdepth.layouts.base import Layout, Start
+from overdepth.layouts.base import Layout, Start, null_remark
 from overdepth.layouts.composed import ComposedLayout
 from overdepth.layouts.kernel import KernelLayout
 from overdepth.layouts.matrix import MatrixLayout
@@ -29,6 +29,7 @@ __all__ = [
     "Start",
     "find_layout",
     "make_layout",
+    "null_remark",
 ]
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overdepth.initialization import Init
+from overdepth._checks import check_choice, check_positive, rounding, with_float64
+from overdepth.initialization import INITIALIZATIONS, Init
 
 KEEPS_THE_WEIGHT: frozenset[Init] = frozenset({"balanced", "identity"})
 
@@ -33,6 +34,21 @@ class Start:
     scale: float | str = 0.01
     truncate: bool = False
     generator: torch.Generator | None = None
+
+    def check(self, of: str = "") -> None:
+        """Checks init and scale.
+
+        Args:
+            of: Put behind their names in messages.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        check_choice(self.init, f"init{of}", INITIALIZATIONS)
+        if not isinstance(self.scale, str):
+            check_positive(self.scale, f"scale{of}")
+        elif self.scale != "match":
+            raise ValueError(f"scale{of} is {self.scale!r}, expected a number > 0 or 'match'.")
 
     @property
     def keeps_the_weight(self) -> bool:
@@ -90,6 +106,25 @@ class Layout(ABC):
     def initial(self, weight: Tensor, start: Start) -> list[Tensor]:
         """New factors in the weight's dtype and on its device."""
 
+    def check_width(self, subject: str, *, allow_rank_loss: bool) -> None:
+        """Checks that the hidden width loses no expressiveness, or may.
+
+        Raises:
+            ValueError: If it does and may not.
+        """
+        if self.width < self.enough_width and not allow_rank_loss:
+            raise ValueError(
+                f"width of {subject} is {self.width}, below {self.enough_width}, from which on no expressiveness is "
+                f"lost for a weight of shape {self.weight_shape}; widen it, or say allow_rank_loss=True."
+            )
+
+    def started(self, weight: Tensor, start: Start, subject: str) -> list[Tensor]:
+        """:meth:`initial` on any device, with the weight's name in its errors."""
+        try:
+            return [f.to(weight.device) for f in self.initial(with_float64(weight.detach()), start)]
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"{subject}: {error}") from error
+
     def null_directions(self, factors: Sequence[Tensor]) -> int:
         """How many directions of the weight a ``balanced`` start leaves without any gradient; 0 if unknown."""
         del factors
@@ -116,9 +151,14 @@ class Layout(ABC):
 
 
 def lost(values: Tensor, dtype: torch.dtype) -> int:
-    """How many singular values are 0 to rounding, as those are of a weight of low rank that was computed in ``dtype``.
+    """How many singular values are 0 to rounding, as those of a weight of low rank computed in ``dtype`` are."""
+    return int((values <= 4 * rounding(dtype) * values.amax(-1, keepdim=True)).sum())
 
-    Weights below float32 are taken at their word: what is small beside their rounding still gets a gradient.
-    """
-    eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    return int((values <= 4 * eps * values.amax(-1, keepdim=True)).sum())
+
+def null_remark(subject: str, weight: Tensor, count: int) -> str:
+    """What to tell of a weight with so many lost singular values under a balanced start."""
+    what = "rank-deficient" if bool(weight.any()) else "zero"
+    return (
+        f"{subject} is {what}: {count} of its singular values are 0 to rounding, and a balanced start leaves what is "
+        f"null on both sides without any gradient; use init='identity' for it."
+    )

@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from overdepth.nn.classes import is_overparameterized
+from overdepth.nn.kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from overdepth.nn.optimizers import Replacement
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -67,7 +68,8 @@ def fuse(module: nn.Module, convolution_name: str, norm_name: str) -> dict[nn.Pa
     scale = scale if norm.weight is None else scale * norm.weight.detach().double()
     shift = -norm.running_mean.double() * scale
     shift = shift if norm.bias is None else shift + norm.bias.detach().double()
-    if isinstance(convolution, _CONVOLUTIONS[3:]):  # (in, out / groups, ...): the outputs of a group lie side by side
+    if isinstance(convolution, TRANSPOSED_CONVOLUTIONS):
+        # (in, out / groups, ...): the outputs of a group lie side by side
         grouped = weight.reshape(convolution.groups, -1, *weight.shape[1:])
         each = scale.reshape(convolution.groups, 1, -1, *[1] * (weight.ndim - 2))
         fused = (grouped * each).reshape(weight.shape)

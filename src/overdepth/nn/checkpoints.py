@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from overdepth._checks import is_sharded
 from overdepth.initialization import Init
 from overdepth.layouts import ComposedLayout, Layout, Start, find_layout
-from overdepth.nn.classes import factored_weights, qualified
+from overdepth.nn.classes import factor_name, factored_weights, qualified
 from overdepth.nn.factors import Factors, keep_padding
-from overdepth.nn.kinds import groups_of, is_sharded
+from overdepth.nn.kinds import groups_of
 
 _FACTOR = re.compile(r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.factor(?P<index>\d+)$")
 
@@ -65,7 +66,7 @@ def factored_state_dict(
         if same not in made:
             made[same] = _split(key, value, owner, factors, init)
         for j, factor in enumerate(made[same]):
-            result[_key(prefix, name, j)] = factor
+            result[factor_name(prefix, name, j)] = factor
     return result
 
 
@@ -174,7 +175,3 @@ def _as_in(module: nn.Module, keys: Mapping[str, None]) -> list[str]:
         for name in [*each._parameters, *each._buffers]:
             rank.setdefault(qualified(prefix, name), len(rank))
     return sorted(keys, key=lambda key: rank.get(key, len(rank)))
-
-
-def _key(prefix: str, name: str, index: int) -> str:
-    return qualified(prefix, f"parametrizations.{name}.factor{index}")

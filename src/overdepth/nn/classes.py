@@ -78,6 +78,11 @@ def qualified(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
+def factor_name(prefix: str, name: str, index: int) -> str:
+    """The qualified name, and key of the state_dict, of a factor of ``prefix.name``."""
+    return qualified(prefix, f"parametrizations.{name}.factor{index}")
+
+
 def _names(module: nn.Module) -> tuple[str, ...]:
     names: tuple[str, ...] = getattr(type(module), "_overdepth_names", ())
     return names

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overdepth._checks import with_float64
 from overdepth.initialization import Init
-from overdepth.layouts import Factorization, Start
-from overdepth.nn.classes import attach, detach, qualified
+from overdepth.layouts import Factorization, Start, null_remark
+from overdepth.nn.classes import attach, detach, factor_name
 from overdepth.nn.factors import Execution, Factors, keep_padding
 from overdepth.nn.optimizers import Replacement, as_list, check_holds, swap
 from overdepth.nn.planning import count_positions, make_plan
@@ -156,21 +155,13 @@ def _factors(
         tensors = [torch.empty(s, dtype=weight.dtype, device="meta") for s in layout.factor_shapes]
         return Factors(layout, tensors, init=choice.init, execution=choice.execution)
     start = Start(choice.init, choice.scale, truncate=allow_rank_loss, generator=generator)
-    try:
-        tensors = [f.to(weight.device) for f in layout.initial(with_float64(weight), start)]
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(f"{planned.name!r}: {error}") from error
+    tensors = layout.started(weight, start, repr(planned.name))
     padding = _keep_padding(planned, tensors, remarks)
     # A padding row is meant to have no gradient; if rows are the smaller side, it is one null direction.
     expected = padding if layout.weight_shape[0] <= layout.weight_size // layout.weight_shape[0] else 0
     lost = layout.null_directions(tensors) - expected if choice.init == "balanced" else 0
     if lost > 0:
-        what = "rank-deficient" if bool(weight.any()) else "zero"
-        remarks.append(
-            f"{planned.name!r} of shape {tuple(weight.shape)} is {what}: {lost} of its singular values are 0 to "
-            f"rounding, and a balanced start leaves what is null on both sides without any gradient; use "
-            f"init='identity' for this layer."
-        )
+        remarks.append(null_remark(f"{planned.name!r} of shape {tuple(weight.shape)}", weight, lost))
     return Factors(layout, tensors, init=choice.init, execution=choice.execution)
 
 
@@ -206,8 +197,7 @@ def _attach_all(made: Sequence[tuple[PlannedWeight, Factors]]) -> None:
 def _replacement(planned: PlannedWeight, factors: Factors) -> Replacement:
     """The factors under the names by which the model knows them."""
     prefix, _, name, _ = planned.places[0]
-    at = qualified(prefix, f"parametrizations.{name}")
-    return planned.name, [(qualified(at, suffix), factor) for suffix, factor in factors.named_parameters()]
+    return planned.name, [(factor_name(prefix, name, j), factor) for j, factor in enumerate(factors)]
 
 
 def _nothing_to_factor(module: nn.Module, plan: Plan) -> str:

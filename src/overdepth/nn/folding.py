@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from overdepth._checks import is_sharded
 from overdepth.nn.batchnorm import batchnorm_pairs, fuse
 from overdepth.nn.classes import detach, factored_weights, qualified
 from overdepth.nn.factors import Factors
-from overdepth.nn.kinds import check_module, is_sharded, wrapper_of
+from overdepth.nn.kinds import check_module, wrapper_of
 from overdepth.nn.optimizers import State, as_list, check_state, fold_state, swap
 from overdepth.nn.reports import CollapsedWeight, CollapseError, CollapseReport, compare
 

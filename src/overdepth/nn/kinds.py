@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from overdepth._checks import all_finite
+from overdepth._checks import all_finite, is_sharded
 from overdepth.nn import layers
 from overdepth.nn.classes import is_overparameterized, plain_class
 
@@ -63,12 +63,12 @@ def _looked_up(module: nn.Module, name: str, inputs: Sequence[Any], output: Any)
     return inputs[0].numel(), inputs[0].numel()
 
 
-def _matrix_rows(module: Any, name: str, inputs: Sequence[Any], output: Any) -> Rows:
-    for tensor, columns in zip((output, output, inputs[0]), (*getattr(module, name).shape, None), strict=True):
-        wanted = getattr(module, name).shape[1] if columns is None else columns
+def _matrix_rows(module: nn.Module, name: str, inputs: Sequence[Any], output: Any) -> Rows:
+    rows, columns = getattr(module, name).shape  # stored (out, in) or (in, out)
+    for tensor, wanted in ((output, rows), (output, columns), (inputs[0], columns)):
         if isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[-1] == wanted:
-            rows = math.prod(tensor.shape[:-1])
-            return rows, rows
+            positions = math.prod(tensor.shape[:-1])
+            return positions, positions
     return 0, 0
 
 
@@ -91,14 +91,12 @@ READ_BY_ATTENTION = Kind("attention")
 MATRIX = Kind("matrix", positions=_matrix_rows)
 TIED = Kind("tied", default=False)  # held under another name
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BY_FORWARD: tuple[tuple[type[nn.Module], Kind], ...] = (
     (nn.Linear, LINEAR),
-    (nn.Conv1d, CONVOLUTION),
-    (nn.Conv2d, CONVOLUTION),
-    (nn.Conv3d, CONVOLUTION),
-    (nn.ConvTranspose1d, TRANSPOSED),
-    (nn.ConvTranspose2d, TRANSPOSED),
-    (nn.ConvTranspose3d, TRANSPOSED),
+    *((known, CONVOLUTION) for known in CONVOLUTIONS),
+    *((known, TRANSPOSED) for known in TRANSPOSED_CONVOLUTIONS),
     (nn.Embedding, EMBEDDING),
 )
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -214,8 +212,7 @@ def _option_obstacle(module: nn.Module) -> str | None:
 
 def groups_of(module: nn.Module) -> int:
     """The groups of a convolution, 1 of everything else."""
-    known = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    return module.groups if isinstance(module, known) else 1
+    return module.groups if isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) else 1
 
 
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
@@ -228,8 +225,3 @@ def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
             if cls.__name__ in _WRAPPERS:
                 return name, cls.__name__
     return None
-
-
-def is_sharded(weight: Tensor) -> bool:
-    """Whether a tensor is a part of one that lives on several processes."""
-    return any(cls.__name__ in ("DTensor", "ShardedTensor", "FlatParameter") for cls in type(weight).__mro__)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from overdepth._checks import with_float64
-from overdepth.nn.classes import qualified
+from overdepth._checks import check_choice, with_float64
+from overdepth.nn.classes import factor_name
 from overdepth.nn.factors import Factors
 
 State = Literal["reset", "project", "error"]
@@ -86,7 +86,7 @@ def fold_state(
     Call :func:`check_state` first; then nothing fails here.
     """
     prefix, _, attribute = name.rpartition(".")
-    old_name = qualified(prefix, f"parametrizations.{attribute}.factor0")
+    old_name = factor_name(prefix, attribute, 0)
     first, *others = factors
     replacements: dict[nn.Parameter, Replacement] = {first: (old_name, [(name, weight)])}
     replacements |= {factor: ("", []) for factor in others}
@@ -104,8 +104,7 @@ def check_state(optimizers: Sequence[Optimizer], folded: Mapping[Factors, str], 
         ValueError: If the word is unknown, ``error`` was asked and there is state, ``project`` was asked and is not
             defined, no given optimizer holds the factors of a weight, or they are in several groups.
     """
-    if state not in STATES:
-        raise ValueError(f"state is {state!r}, expected one of {', '.join(STATES)}.")
+    check_choice(state, "state", STATES)
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     missing = [repr(name) for factors, name in folded.items() if not any(id(f) in held for f in factors)]
     if optimizers and missing:

@@ -185,11 +185,7 @@ def _planned(
         if not isinstance(layout, MatrixLayout) and not there.convolution:
             there = replace(there, chained=None)  # such factors are those of a convolution
         places.append((at, owner, attribute, there))
-    if layout.width < layout.enough_width and not allow_rank_loss:
-        raise ValueError(
-            f"width of {label!r} is {layout.width}, below {layout.enough_width}, from which on no expressiveness is "
-            f"lost for a weight of shape {tuple(weight.shape)}; widen it, or say allow_rank_loss=True."
-        )
+    layout.check_width(repr(label), allow_rank_loss=allow_rank_loss)
     try:
         layout.check(Start(choice.init, choice.scale))
     except ValueError as error:

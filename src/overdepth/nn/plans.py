@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from overdepth._checks import check_depth, check_positive
+from overdepth._checks import check_choice, check_depth
 from overdepth._table import text_table
 from overdepth.chain import check_width
-from overdepth.initialization import INITIALIZATIONS, Init
-from overdepth.layouts import FACTORIZATIONS, Factorization, Layout
+from overdepth.initialization import Init
+from overdepth.layouts import FACTORIZATIONS, Factorization, Layout, Start
 from overdepth.nn.classes import qualified
 from overdepth.nn.factors import EXECUTIONS, Execution
 from overdepth.nn.kinds import Kind, Rows
@@ -42,18 +42,9 @@ class Choice:
         of = f" of {layer!r}" if layer is not None else ""
         check_depth(self.depth, qualified_name=f"depth{of}")
         check_width(self.width, default=1, qualified_name=f"width{of}")
-        for name, value, allowed in (
-            ("init", self.init, INITIALIZATIONS),
-            ("execution", self.execution, EXECUTIONS),
-            ("factorization", self.factorization, FACTORIZATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}{of} is {value!r}, expected one of {', '.join(allowed)}.")
-        if isinstance(self.scale, str):
-            if self.scale != "match":
-                raise ValueError(f"scale{of} is {self.scale!r}, expected a number > 0 or 'match'.")
-        else:
-            check_positive(self.scale, f"scale{of}")
+        Start(self.init, self.scale).check(of)
+        check_choice(self.execution, f"execution{of}", EXECUTIONS)
+        check_choice(self.factorization, f"factorization{of}", FACTORIZATIONS)
 
 
 @dataclass(frozen=True)

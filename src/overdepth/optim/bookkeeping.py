@@ -7,14 +7,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from overdepth._checks import check_positive
+from overdepth._checks import check_choice
 from overdepth.chain import check_width, multiply
 from overdepth.gemm import matmul
-from overdepth.initialization import INITIALIZATIONS
-from overdepth.layouts import MatrixLayout
-from overdepth.optim.checks import check_group
+from overdepth.layouts import MatrixLayout, Start
+from overdepth.optim.checks import check_base, check_group
 
 OnChange = Literal["error", "split"]
 ON_CHANGE: tuple[OnChange, ...] = get_args(OnChange)
@@ -24,12 +22,14 @@ OWN = ("depth", "width", "init", "scale", "groups", "on_change", "allow_rank_los
 
 def base_defaults(base: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the base with their defaults, as the base itself fills them in."""
-    if not isinstance(base, type) or not issubclass(base, Optimizer):
-        raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.AdamW.")
-    if issubclass(base, torch.optim.LBFGS | torch.optim.SparseAdam):
-        many = issubclass(base, torch.optim.LBFGS)
-        why = "evaluates the loss many times a step" if many else "needs sparse gradients"
-        raise ValueError(f"base is {base.__name__}, which {why}; Factored gives dense gradients of one evaluation.")
+    of_one = "Factored gives dense gradients of one evaluation."
+    check_base(
+        base,
+        {
+            torch.optim.LBFGS: f"evaluates the loss many times a step; {of_one}",
+            torch.optim.SparseAdam: f"needs sparse gradients; {of_one}",
+        },
+    )
     made: Any = base
     defaults: dict[str, Any] = made([torch.zeros(1, 1)], **options).defaults
     return defaults
@@ -50,13 +50,8 @@ def check_options(group: dict[str, Any]) -> None:
     """
     check_group(group, allow_real=False)
     check_width(group["width"], default=1)
-    for name, allowed in (("init", INITIALIZATIONS), ("on_change", ON_CHANGE)):
-        if group[name] not in allowed:
-            raise ValueError(f"{name} is {group[name]!r}, expected one of {', '.join(allowed)}.")
-    if not isinstance(group["scale"], str):
-        check_positive(group["scale"], "scale")
-    elif group["scale"] != "match":
-        raise ValueError(f"scale is {group['scale']!r}, expected a number > 0 or 'match'.")
+    Start(group["init"], group["scale"]).check()
+    check_choice(group["on_change"], "on_change", ON_CHANGE)
 
 
 def layout_of(p: Tensor, group: dict[str, Any]) -> MatrixLayout:
@@ -94,8 +89,7 @@ def fingerprint(p: Tensor) -> tuple[Any, ...]:
 def is_product(p: Tensor, factors: Sequence[Tensor]) -> bool:
     """Whether a weight is the product of its factors to the rounding of either's type, and at most of float32's."""
     product = multiply(factors, matmul).reshape(p.shape)
-    eps = max(torch.finfo(t.dtype).eps for t in (p, product))
-    eps = max(eps, torch.finfo(torch.float32).eps)
+    eps = max(torch.finfo(dtype).eps for dtype in (p.dtype, product.dtype, torch.float32))
     product = product.to(p.device, torch.float64 if p.dtype == torch.float64 else torch.float32)
     finite = product[product.isfinite()]
     tolerance = 32 * eps * float(finite.abs().max()) if finite.numel() else 0.0

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from overdepth.gemm import matmul, matmul_transposed
-from overdepth.optim.checks import as_matrices
-
-_SMALL = 65536  # entries up to which chains of equal shapes are multiplied together
+from overdepth.optim.checks import as_matrices, equal_shapes
 
 
 def chain_rule(chains: Sequence[tuple[Tensor, Sequence[Tensor], int]]) -> list[list[Tensor]]:
@@ -25,12 +21,8 @@ def chain_rule(chains: Sequence[tuple[Tensor, Sequence[Tensor], int]]) -> list[l
         Gradients in the shapes of the factors.
     """
     results: list[list[Tensor]] = [[] for _ in chains]
-    together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for i, (grad, factors, groups) in enumerate(chains):
-        alone = grad.numel() > _SMALL
-        shapes = tuple(f.shape for f in factors)
-        together[(shapes, groups, grad.dtype, grad.device, i if alone else -1)].append(i)
-    for indices in together.values():
+    keys = (((*(f.shape for f in fs), groups, g.dtype, g.device), g.numel()) for g, fs, groups in chains)
+    for indices in equal_shapes(keys):
         grads = [as_matrices(chains[i][0], chains[i][2]) for i in indices]
         if len(indices) == 1:
             (i,) = indices

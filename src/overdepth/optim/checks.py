@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from overdepth._checks import all_finite, check_depth, check_size, with_float64
+from overdepth._checks import all_finite, check_depth, check_size, is_sharded, with_float64
+from overdepth.rule import default_rank_rtol, without_noise
 
-_SHARDS = ("DTensor", "ShardedTensor", "FlatParameter")
+_SMALL = 65536  # entries up to which matrices of equal shape are computed together
 
 
 def parameter_name(group: dict[str, Any], index: int) -> str:
@@ -39,7 +42,7 @@ def check_group(group: dict[str, Any], *, allow_real: bool) -> None:
         return
     for index, p in enumerate(group["params"]):
         name = parameter_name(group, index)
-        if any(cls.__name__ in _SHARDS for cls in type(p).__mro__):
+        if is_sharded(p):
             raise TypeError(
                 f"{name} is a sharded {type(p).__name__}, and the rule needs whole matrices; give it a depth of 1, or "
                 f"train it unsharded."
@@ -57,6 +60,46 @@ def check_group(group: dict[str, Any], *, allow_real: bool) -> None:
             raise ValueError(f"{name} has {p.shape[0]} rows, which do not divide into groups={group['groups']}.")
         if not p.is_meta and not all_finite(p.detach()):
             raise ValueError(f"{name} has non-finite entries.")
+
+
+def check_base(base: object, refused: dict[type[Optimizer], str]) -> None:
+    """Checks that ``base`` is an optimizer class, and none of those that are refused for a reason.
+
+    Raises:
+        TypeError: If it is no optimizer class.
+        ValueError: If it is refused.
+    """
+    if not isinstance(base, type) or not issubclass(base, Optimizer):
+        raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.AdamW.")
+    for cls, why in refused.items():
+        if issubclass(base, cls):
+            raise ValueError(f"base is {base.__name__}, which {why}")
+
+
+def with_gradients(group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The parameters of a group that have a gradient, with it.
+
+    Raises:
+        RuntimeError: If a gradient is sparse or complex.
+    """
+    held = []
+    for index, p in enumerate(group["params"]):
+        if p.grad is not None:
+            check_gradient(p.grad, group, index)
+            held.append((p, p.grad))
+    return held
+
+
+def equal_shapes(keys: Iterable[tuple[Hashable, int]]) -> list[list[int]]:
+    """Indices of small matrices that are worth computing in one batch; large ones each by itself.
+
+    Args:
+        keys: What has to be equal, and the number of entries, of each.
+    """
+    together: dict[Hashable, list[int]] = defaultdict(list)
+    for i, (key, size) in enumerate(keys):
+        together[key, i if size > _SMALL else -1].append(i)
+    return list(together.values())
 
 
 def check_gradient(grad: Tensor, group: dict[str, Any], index: int) -> None:
@@ -91,9 +134,8 @@ def null_directions(weight: Tensor) -> int:
     k, d = weight.shape[-2:]
     wide = with_float64(weight.detach()).double()
     if weight.dtype == torch.float64:
-        values, rtol = torch.linalg.svdvals(wide), max(k, d) * torch.finfo(torch.float64).eps
+        values = torch.linalg.svdvals(wide)
     else:
-        gram = wide @ wide.mT if k <= d else wide.mT @ wide
-        values, rtol = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt(), 4 * torch.finfo(torch.float32).eps
-    rank = (values > rtol * values.amax(-1, keepdim=True)).sum(-1)
+        values = torch.linalg.eigvalsh(wide @ wide.mT if k <= d else wide.mT @ wide).clamp_min(0).sqrt()
+    rank = (without_noise(values, default_rank_rtol(weight)) > 0).sum(-1)
     return int(((k - rank) * (d - rank)).sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -11,16 +10,22 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overdepth._checks import all_finite, check_positive, working_dtype
-from overdepth.optim.checks import as_matrices, check_gradient, check_group, null_directions, parameter_name, warn_user
+from overdepth._checks import all_finite, check_choice, check_positive, working_dtype
+from overdepth.optim.checks import (
+    as_matrices,
+    check_group,
+    equal_shapes,
+    null_directions,
+    parameter_name,
+    warn_user,
+    with_gradients,
+)
 from overdepth.optim.rules import METHODS, Method, precondition
 
 DecayMode = Literal["factors", "product"]
 DECAY_MODES: tuple[DecayMode, ...] = get_args(DecayMode)
 Normalization = Literal["none", "spectral", "rms"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
-
-_SMALL = 65536  # entries up to which matrices of equal shape are computed together
 
 
 class EndToEndSGD(Optimizer):
@@ -125,14 +130,11 @@ class EndToEndSGD(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        params, grads = [], []
-        for index, p in enumerate(group["params"]):
-            if p.grad is not None:
-                check_gradient(p.grad, group, index)
-                params.append(p)
-                grads.append(-p.grad if group["maximize"] else p.grad)
-        if not params:
+        held = with_gradients(group)
+        if not held:
             return
+        params = [p for p, _ in held]
+        grads = [-grad if group["maximize"] else grad for _, grad in held]
         steps = grads if group["depth"] == 1 else preconditioned(params, grads, group)
         if group["momentum"] != 0:
             steps = self._with_momentum(params, steps, group)
@@ -166,11 +168,7 @@ class EndToEndSGD(Optimizer):
 def preconditioned(params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
     """The rule on every gradient; small matrices of equal shape together."""
     steps: list[Tensor] = list(grads)
-    together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for i, p in enumerate(params):
-        alone = p.numel() > _SMALL
-        together[(p.shape, p.dtype, p.device, i if alone else -1)].append(i)
-    for indices in together.values():
+    for indices in equal_shapes(((p.shape, p.dtype, p.device), p.numel()) for p in params):
         first, groups = params[indices[0]], group["groups"]
         many = len(indices) > 1 or groups > 1
         weight = torch.stack([params[i] for i in indices]) if many else first
@@ -230,13 +228,8 @@ def _check(group: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {group[name]!r}, expected a finite number >= 0.")
     if group["nesterov"] and group["momentum"] <= 0:
         raise ValueError(f"nesterov needs a momentum > 0, got {group['momentum']!r}.")
-    for name, allowed in (
-        ("weight_decay_mode", DECAY_MODES),
-        ("normalize", NORMALIZATIONS),
-        ("method", METHODS),
-    ):
-        if group[name] not in allowed:
-            raise ValueError(f"{name} is {group[name]!r}, expected one of {', '.join(allowed)}.")
+    for name, allowed in (("weight_decay_mode", DECAY_MODES), ("normalize", NORMALIZATIONS), ("method", METHODS)):
+        check_choice(group[name], name, allowed)
     if group["depth"] > 1:
         check_movable(group)
 

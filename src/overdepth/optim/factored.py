@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overdepth._checks import with_float64
 from overdepth.chain import multiply
 from overdepth.gemm import matmul
 from overdepth.initialization import Init
-from overdepth.layouts import Start
+from overdepth.layouts import Start, null_remark
 from overdepth.optim.bookkeeping import (
     OWN,
     OnChange,
@@ -27,7 +26,7 @@ from overdepth.optim.bookkeeping import (
     layout_of,
 )
 from overdepth.optim.chain_rule import chain_rule
-from overdepth.optim.checks import check_gradient, parameter_name, warn_user
+from overdepth.optim.checks import parameter_name, warn_user, with_gradients
 
 
 class Factored(Optimizer):
@@ -167,12 +166,10 @@ class Factored(Optimizer):
         chains = []
         for group, base_group in zip(self.param_groups, base.param_groups, strict=True):
             copy_options(group, base_group)  # schedulers write to ours
-            for index, p in enumerate(group["params"]):
-                if p.grad is not None:
-                    check_gradient(p.grad, group, index)
-                    if group["depth"] > 1:
-                        moved.append(p)
-                        chains.append((p.grad, self._chains[p], group["groups"]))
+            for p, grad in with_gradients(group):
+                if group["depth"] > 1:
+                    moved.append(p)
+                    chains.append((grad, self._chains[p], group["groups"]))
         for p, gradients in zip(moved, chain_rule(chains), strict=True):
             for factor, gradient in zip(self._chains[p], gradients, strict=True):
                 factor.grad = gradient
@@ -211,13 +208,7 @@ class Factored(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._show()
-        kept: dict[str, Any] = {
-            "_base": self._base,
-            "_generator": self._generator,
-            "_new": [],
-            "_chains": {},
-            "_seen": {},
-        }
+        kept: dict[str, Any] = {"_base": self._base, "_generator": self._generator}
         empty: dict[str, Any] = {"_new": [], "_chains": {}, "_seen": {}, "_written": set()}  # made again from the state
         return {**super().__getstate__(), **kept, **empty}
 
@@ -234,23 +225,12 @@ class Factored(Optimizer):
 
     def _split(self, p: Tensor, group: dict[str, Any], name: str, *, warn: bool) -> list[Tensor]:
         layout = layout_of(p, group)
-        if layout.width < layout.enough_width and not group["allow_rank_loss"]:
-            raise ValueError(
-                f"width of {name} is {layout.width}, below {layout.enough_width}, from which on no expressiveness is "
-                f"lost; widen it, or say allow_rank_loss=True."
-            )
+        layout.check_width(name, allow_rank_loss=group["allow_rank_loss"])
         start = Start(group["init"], group["scale"], truncate=group["allow_rank_loss"], generator=self._generator)
-        try:
-            factors = [f.to(p.device) for f in layout.initial(with_float64(p.detach()), start)]
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        factors = layout.started(p, start, name)
         lost = layout.null_directions(factors) if warn and group["init"] == "balanced" else 0
         if lost:
-            what = "rank-deficient" if bool(p.any()) else "zero"
-            warn_user(
-                f"{name} is {what}: {lost} of its singular values are 0 to rounding, and a balanced start leaves what "
-                f"is null on both sides without any gradient; use init='identity' for it."
-            )
+            warn_user(null_remark(name, p, lost))
         return factors
 
     def _show(self) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from overdepth._checks import check_depth
+from overdepth._checks import check_depth, is_sharded
 from overdepth._table import text_table
 from overdepth.nn.classes import qualified
-from overdepth.nn.kinds import check_module, groups_of, is_sharded, obstacle, weights_of, wrapper_of
+from overdepth.nn.kinds import check_module, groups_of, obstacle, weights_of, wrapper_of
 
 Depth = float | Callable[[str, nn.Parameter], float | None]
 

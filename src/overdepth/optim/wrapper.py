@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from overdepth.optim.checks import check_gradient, check_group
+from overdepth._checks import check_choice
+from overdepth.optim.checks import check_base, check_group, with_gradients
 from overdepth.optim.end_to_end_sgd import check_movable, preconditioned
 from overdepth.optim.rules import METHODS, Method
 
@@ -54,10 +55,8 @@ def end_to_end(
         >>> isinstance(optimizer, torch.optim.Adam)
         True
     """
-    if not isinstance(base, type) or not issubclass(base, Optimizer):
-        raise TypeError(f"base is {base!r}, expected an optimizer class such as torch.optim.Adam.")
-    if issubclass(base, torch.optim.LBFGS):
-        raise ValueError("base is LBFGS, which evaluates gradients itself, where no rule can stand in front of them.")
+    why = "evaluates gradients itself, where no rule can stand in front of them."
+    check_base(base, {torch.optim.LBFGS: why})
     own = dict(zip(_OWN, (depth, method, groups, allow_frozen_directions), strict=True))
     known: Any = base
     made: Any = _class(known)
@@ -85,8 +84,7 @@ def _class(base: Any) -> type[Optimizer]:
             group = self.param_groups[-1]
             try:
                 check_group(group, allow_real=True)
-                if group["method"] not in METHODS:
-                    raise ValueError(f"method is {group['method']!r}, expected one of {', '.join(METHODS)}.")
+                check_choice(group["method"], "method", METHODS)
                 if group["depth"] > 1:
                     check_movable(group)
             except BaseException:  # a warning that is an error too
@@ -131,11 +129,7 @@ def _class(base: Any) -> type[Optimizer]:
 
 def _put_preconditioned(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Puts preconditioned gradients in the places of a group's; returns these, or changes nothing."""
-    held = []
-    for index, p in enumerate(group["params"]):
-        if p.grad is not None:
-            check_gradient(p.grad, group, index)
-            held.append((p, p.grad))
+    held = with_gradients(group)
     steps = preconditioned([p for p, _ in held], [grad for _, grad in held], group)
     for (p, _), step in zip(held, steps, strict=True):
         p.grad = step
