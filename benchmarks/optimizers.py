@@ -3,7 +3,9 @@
     python benchmarks/optimizers.py [--rounds 15]
 
 One weight of each shape, float32, all threads that torch takes; our step and Muon's alternate in one process, and
-``over_muon`` is the median quotient of neighbours. ``in_gemms`` is the step in units of one float32 product
+``over_muon`` is the median quotient of neighbours. ``tracked`` does more where the weight turns: it is run where the
+weight moves by 1e-4, 1e-3 and 1e-2 of its norm a step in one direction, and its ``over_muon`` is the quotient of the
+total times. ``in_gemms`` is the step in units of one float32 product
 (k, k) x (k, d) by torch.mm: Muon multiplies in bfloat16, and how fast that is depends on the processor. Accuracy is
 that of one preconditioned gradient relative to float64 NumPy, by condition number, the worst of N = 2, 3, 5. Shampoo,
 SOAP and Kron need the package pytorch_optimizer; without it they are left out. The last line is one line of JSON.
@@ -28,6 +30,7 @@ from overdepth.optim.rules import precondition
 
 SHAPES = ((1024, 1024), (768, 3072), (512, 3136))
 DEPTHS = (2, 3, 2.5)
+SPEEDS = (1e-4, 1e-3, 1e-2)
 
 
 def main() -> None:
@@ -57,6 +60,11 @@ def _steps(shape: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
             ours[f"{method}_{depth:g}"] = lambda p, method=method, depth=depth: od.optim.EndToEndSGD(  # type: ignore[misc]
                 p, 1e-4, depth=depth, method=method
             )
+    for speed in SPEEDS:
+        for depth in DEPTHS:
+            ours[f"tracked_{depth:g}_moving_{speed:g}"] = lambda p, depth=depth, speed=speed: od.optim.EndToEndSGD(  # type: ignore[misc]
+                p, _learning_rate(p[0], depth, speed), depth=depth, method="tracked"
+            )
     ours["adamw"] = lambda p: torch.optim.AdamW(p, lr=1e-4)
     if importlib.util.find_spec("pytorch_optimizer"):
         for name in ("Shampoo", "SOAP", "Kron"):
@@ -67,13 +75,13 @@ def _steps(shape: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {"gemm": {"onednn_over_mm": gemm["ratio"], "mm_ms": gemm["theirs_ms"]}}
     for name, make in ours.items():
         try:
-            times = ratio(_stepper(make, shape), muon, rounds)
+            times = ratio(_stepper(make, shape), muon, rounds * (2 if name.startswith("tracked") else 1))
         except RuntimeError as error:  # Kron asks for terabytes where its einsum has no good order
             print(f"{shape} {name}: {str(error).splitlines()[0]}")
             continue
         found[name] = {
             "ms": times["ours_ms"],
-            "over_muon": times["ratio"],
+            "over_muon": times["of_sums" if name.startswith("tracked") else "ratio"],
             "in_gemms": round(times["ours_ms"] / gemm["theirs_ms"], 2),
         }
         if name == "factored_sgd_2":
@@ -82,6 +90,12 @@ def _steps(shape: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
         found["muon"] = {"ms": times["theirs_ms"], "in_gemms": round(times["theirs_ms"] / gemm["theirs_ms"], 2)}
         print(f"{shape} {name}: {found[name]}")
     return found
+
+
+def _learning_rate(p: torch.nn.Parameter, depth: float, speed: float) -> float:
+    """With which the first step moves the weight by a fraction of its norm."""
+    assert p.grad is not None
+    return speed * float(p.detach().norm() / precondition(p.detach(), p.grad, depth).norm())
 
 
 def _stepper(make: Callable[[list[torch.nn.Parameter]], Any], shape: tuple[int, int]) -> Callable[[], None]:

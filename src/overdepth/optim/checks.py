@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -139,3 +140,31 @@ def null_directions(weight: Tensor) -> int:
         values = torch.linalg.eigvalsh(wide @ wide.mT if k <= d else wide.mT @ wide).clamp_min(0).sqrt()
     rank = (without_noise(values, default_rank_rtol(weight)) > 0).sum(-1)
     return int(((k - rank) * (d - rank)).sum())
+
+
+def check_movable(group: dict[str, Any]) -> None:
+    """Refuses what infinite depth or a method cannot do, and warns of directions that cannot move.
+
+    Raises:
+        ValueError: If it is refused.
+    """
+    for index, p in enumerate(group["params"]):
+        name = parameter_name(group, index)
+        matrices = as_matrices(p, group["groups"])
+        k, d = matrices.shape[-2:]
+        if group["method"] == "single_output" and min(k, d) > 1:
+            raise ValueError(f"method is 'single_output', but {name} is a matrix of {k} x {d}; use 'auto'.")
+        if p.is_meta:
+            continue
+        zero, null = not bool(p.any()), null_directions(matrices)
+        if math.isinf(group["depth"]) and not group["allow_frozen_directions"] and (k != d or null):
+            raise ValueError(
+                f"depth is infinite and {name} is not square of full rank, so that directions with one null side "
+                f"cannot move; use a finite depth, or allow_frozen_directions=True."
+            )
+        if zero or null:
+            what = "zero, which is" if zero else f"rank-deficient: {null} of its directions are null on both sides,"
+            warn_user(
+                f"{name} is {what} a fixed point of the rule at depth {group['depth']}; start it otherwise, or use "
+                f"overdepth.optim.Factored with init='identity'."
+            )

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overdepth._checks import all_finite, check_choice, check_positive, working_dtype
-from overdepth.optim.checks import (
-    as_matrices,
-    check_group,
-    equal_shapes,
-    null_directions,
-    parameter_name,
-    warn_user,
-    with_gradients,
-)
-from overdepth.optim.rules import METHODS, Method, precondition
+from overdepth._checks import check_choice, check_positive, working_dtype
+from overdepth.optim.checks import as_matrices, check_group, check_movable, with_gradients
+from overdepth.optim.preconditioning import preconditioned
+from overdepth.optim.rules import METHODS, Method
 
 DecayMode = Literal["factors", "product"]
 DECAY_MODES: tuple[DecayMode, ...] = get_args(DecayMode)
@@ -34,8 +27,8 @@ class EndToEndSGD(Optimizer):
     .. math:: W \leftarrow d(W) - \eta \sum_{j=1}^N [W W^T]^{(N-j)/N} \, G \, [W^T W]^{(j-1)/N}
 
     with the decay d of ``weight_decay_mode``. At infinite depth the sum is divided by N, and its limit is taken. The
-    model does not change; without momentum there is no state. Depth 1 without weight decay is ``torch.optim.SGD``,
-    bit for bit. Momentum acts on the preconditioned gradient.
+    model does not change; without momentum and tracking there is no state. Depth 1 without weight decay is
+    ``torch.optim.SGD``, bit for bit. Momentum acts on the preconditioned gradient.
 
     A weight that is zero does not move at depth 2 or more, nor does a direction of it that is null on both sides:
     a warning says so at construction. Start such weights otherwise, or use ``Factored(init="identity")``.
@@ -54,7 +47,8 @@ class EndToEndSGD(Optimizer):
         maximize: Ascend instead.
         normalize: Of the step before the learning rate, so that learning rates carry over between depths and widths:
             ``rms`` gives its entries a root mean square of 1, ``spectral`` the spectral norm sqrt(k / d).
-        method: How the rule is computed; see :mod:`overdepth.optim.rules`.
+        method: How the rule is computed; see :mod:`overdepth.optim.rules`. ``tracked`` keeps for each matrix its
+            ``basis``, of the smaller side squared, and the bound ``error`` of its relative error in ``state[p]``.
         groups: Blocks of rows that are matrices of their own, for grouped convolutions.
         allow_frozen_directions: Allow infinite depth for weights that are not square or single-output, of which
             parts then cannot move.
@@ -118,6 +112,15 @@ class EndToEndSGD(Optimizer):
             for p in self.param_groups[-1]["params"]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a state; the bases of ``tracked`` keep their precision, whatever that of the parameters."""
+        super().load_state_dict(state_dict)
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        for p, i in zip((p for group in self.param_groups for p in group["params"]), saved, strict=True):
+            for name in ("basis", "error"):
+                if name in state_dict["state"].get(i, {}):
+                    self.state[p][name] = state_dict["state"][i][name].detach().to(p.device, copy=True)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns the closure's loss, if there is one."""
@@ -135,7 +138,7 @@ class EndToEndSGD(Optimizer):
             return
         params = [p for p, _ in held]
         grads = [-grad if group["maximize"] else grad for _, grad in held]
-        steps = grads if group["depth"] == 1 else preconditioned(params, grads, group)
+        steps = grads if group["depth"] == 1 else self._preconditioned(params, grads, group)
         if group["momentum"] != 0:
             steps = self._with_momentum(params, steps, group)
         if group["normalize"] != "none":
@@ -148,6 +151,10 @@ class EndToEndSGD(Optimizer):
                 p.sub_(s * group["lr"])
         else:
             torch._foreach_add_(params, steps, alpha=-group["lr"])
+
+    def _preconditioned(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        tracked = group["method"] == "tracked"
+        return preconditioned(params, grads, group, [self.state[p] for p in params] if tracked else None)
 
     def _with_momentum(self, params: list[Tensor], steps: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         buffers = []
@@ -163,34 +170,6 @@ class EndToEndSGD(Optimizer):
         if not group["nesterov"]:
             return buffers
         return list(torch._foreach_add(steps, buffers, alpha=group["momentum"]))
-
-
-def preconditioned(params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-    """The rule on every gradient; small matrices of equal shape together."""
-    steps: list[Tensor] = list(grads)
-    for indices in equal_shapes(((p.shape, p.dtype, p.device), p.numel()) for p in params):
-        first, groups = params[indices[0]], group["groups"]
-        many = len(indices) > 1 or groups > 1
-        weight = torch.stack([params[i] for i in indices]) if many else first
-        grad = torch.stack([grads[i] for i in indices]) if many else grads[indices[0]]
-        leading = (len(indices), groups) if many else ()
-        shape = (*leading, first.shape[0] // groups, -1)
-        try:
-            found = precondition(weight.reshape(shape), grad.reshape(shape), group["depth"], group["method"])
-        except RuntimeError as error:  # of the decomposition, which has no names
-            raise RuntimeError(_explain([params[i] for i in indices], group, error)) from error
-        for i, step in zip(indices, found.reshape(len(indices), *first.shape).unbind(0), strict=True):
-            steps[i] = step
-    return steps
-
-
-def _explain(params: list[Tensor], group: dict[str, Any], error: RuntimeError) -> str:
-    """Which parameter a decomposition failed of."""
-    known = {id(p): parameter_name(group, index) for index, p in enumerate(group["params"])}
-    broken = [known[id(p)] for p in params if not all_finite(p)]
-    if broken:
-        return f"{', '.join(broken)} has non-finite entries, where the rule has no value; lower the learning rate."
-    return f"the rule failed on {', '.join(known[id(p)] for p in params)}: {error}"
 
 
 def decay_factor(group: dict[str, Any]) -> Any:
@@ -232,31 +211,3 @@ def _check(group: dict[str, Any]) -> None:
         check_choice(group[name], name, allowed)
     if group["depth"] > 1:
         check_movable(group)
-
-
-def check_movable(group: dict[str, Any]) -> None:
-    """Refuses what infinite depth or a method cannot do, and warns of directions that cannot move.
-
-    Raises:
-        ValueError: If it is refused.
-    """
-    for index, p in enumerate(group["params"]):
-        name = parameter_name(group, index)
-        matrices = as_matrices(p, group["groups"])
-        k, d = matrices.shape[-2:]
-        if group["method"] == "single_output" and min(k, d) > 1:
-            raise ValueError(f"method is 'single_output', but {name} is a matrix of {k} x {d}; use 'auto'.")
-        if p.is_meta:
-            continue
-        zero, null = not bool(p.any()), null_directions(matrices)
-        if math.isinf(group["depth"]) and not group["allow_frozen_directions"] and (k != d or null):
-            raise ValueError(
-                f"depth is infinite and {name} is not square of full rank, so that directions with one null side "
-                f"cannot move; use a finite depth, or allow_frozen_directions=True."
-            )
-        if zero or null:
-            what = "zero, which is" if zero else f"rank-deficient: {null} of its directions are null on both sides,"
-            warn_user(
-                f"{name} is {what} a fixed point of the rule at depth {group['depth']}; start it otherwise, or use "
-                f"overdepth.optim.Factored with init='identity'."
-            )

@@ -8,6 +8,8 @@ method             how
 ``eigh_float32``   the same in float32: faster, and on devices without float64; error by the condition number,
                    from 2e-6 (10) to 3e-2 (1e6 at depth 5), as ``benchmarks/optimizers.py`` measures; not for
                    infinite depth, where what should stand still moves (an error of 0.3 at 1e6)
+``tracked``        by matrix products alone in the basis of the last step, turned or decomposed anew where the error,
+                   bounded at every step, would exceed 1e-2; keeps state; see :mod:`overdepth.optim.tracking`
 ``auto``           ``single_output`` where it applies, else ``eigh`` on the CPU and ``eigh_float32`` elsewhere
 =================  ==========================================================================================
 """
@@ -20,17 +22,21 @@ import torch
 from torch import Tensor
 
 from overdepth._checks import working_dtype
-from overdepth.gemm import matmul, matmul_transposed
+from overdepth.gemm import matmul
+from overdepth.optim.tracking import by_decomposition
 from overdepth.rule import (
+    default_rank_rtol,
     end_to_end_update,
-    multipliers,
+    in_coordinates,
+    inside_and_beside,
     single_output_coefficients,
     single_output_update,
-    without_noise,
+    smaller_side_svd,
 )
 
-Method = Literal["auto", "single_output", "eigh", "eigh_float32"]
+Method = Literal["auto", "single_output", "eigh", "eigh_float32", "tracked"]
 METHODS: tuple[Method, ...] = get_args(Method)
+STATELESS: tuple[Method, ...] = tuple(m for m in METHODS if m != "tracked")
 
 
 def choose(method: Method, shape: torch.Size, device: torch.device) -> Method:
@@ -49,7 +55,7 @@ def precondition(weight: Tensor, grad: Tensor, depth: float, method: Method = "a
         weight: W, shape (..., k, d), finite.
         grad: The gradient, same shape.
         depth: N, real and > 1, or ``math.inf``.
-        method: One of ``METHODS``.
+        method: One of ``STATELESS``.
 
     Returns:
         The preconditioned gradient in the gradient's dtype.
@@ -62,21 +68,15 @@ def precondition(weight: Tensor, grad: Tensor, depth: float, method: Method = "a
         dtype = working_dtype(weight.dtype)
         update = single_output_update(weight.to(dtype), grad.to(dtype), single_output_coefficients(depth))
         return update.to(grad.dtype)
-    if chosen == "eigh":
+    if chosen == "eigh" and weight.dtype == torch.float64:
         return end_to_end_update(weight, grad, depth, check_finite=False, allow_frozen_directions=True)
-    return _float32(weight.float(), grad.float(), depth).to(grad.dtype)
+    compute = _accurately if chosen == "eigh" else by_decomposition
+    return compute(weight.float(), grad.float(), depth).to(grad.dtype)
 
 
-def _float32(weight: Tensor, grad: Tensor, depth: float) -> Tensor:
-    """Through the eigenvectors U of W W^T; the rows of U^T W have the singular values for norms."""
+def _accurately(weight: Tensor, grad: Tensor, depth: float) -> Tensor:
+    """What squares the condition number in float64, the products with the gradient in float32."""
     if weight.shape[-2] > weight.shape[-1]:
-        return _float32(weight.mT, grad.mT, depth).mT
-    u = torch.linalg.eigh(matmul_transposed(weight, weight)).eigenvectors
-    rows = matmul(u.mT, weight)
-    singular = without_noise(rows.norm(dim=-1), 4 * torch.finfo(torch.float32).eps)
-    right = torch.where(singular > 0, 1 / singular, 0.0)[..., :, None] * rows
-    inside = multipliers(singular[..., :, None], singular[..., None, :], depth)
-    beside = multipliers(singular[..., :, None], torch.zeros_like(singular[..., :, None]), depth)
-    rotated = matmul(u.mT, grad)
-    coordinates = matmul_transposed(rotated, right)
-    return matmul(u, beside * rotated + matmul((inside - beside) * coordinates, right))
+        return _accurately(weight.mT, grad.mT, depth).mT
+    u, singular, vh = (t.float() for t in smaller_side_svd(weight, default_rank_rtol(weight)))
+    return in_coordinates(u, vh, *inside_and_beside(singular, depth), grad, matmul)

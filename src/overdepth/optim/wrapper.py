@@ -11,9 +11,9 @@ import torch
 from torch.optim import Optimizer
 
 from overdepth._checks import check_choice
-from overdepth.optim.checks import check_base, check_group, with_gradients
-from overdepth.optim.end_to_end_sgd import check_movable, preconditioned
-from overdepth.optim.rules import METHODS, Method
+from overdepth.optim.checks import check_base, check_group, check_movable, with_gradients
+from overdepth.optim.preconditioning import preconditioned
+from overdepth.optim.rules import STATELESS, Method
 
 _OWN = ("depth", "method", "groups", "allow_frozen_directions")
 
@@ -39,7 +39,7 @@ def end_to_end(
             override depth, method and groups; biases and other vectors need ``depth=1``.
         base: An optimizer class, such as ``torch.optim.Adam``; not ``LBFGS``, which evaluates gradients itself.
         depth: N, any real number >= 1, or ``math.inf``.
-        method: How the rule is computed; see :mod:`overdepth.optim.rules`.
+        method: How the rule is computed, not ``tracked``; see :mod:`overdepth.optim.rules`.
         groups: Blocks of rows that are matrices of their own, for grouped convolutions.
         allow_frozen_directions: As in :class:`overdepth.optim.EndToEndSGD`.
         **base_options: Options of the base, such as ``lr``.
@@ -84,7 +84,9 @@ def _class(base: Any) -> type[Optimizer]:
             group = self.param_groups[-1]
             try:
                 check_group(group, allow_real=True)
-                check_choice(group["method"], "method", METHODS)
+                if group["method"] == "tracked":
+                    raise ValueError("method 'tracked' keeps a basis in the state, which is the base's here.")
+                check_choice(group["method"], "method", STATELESS)
                 if group["depth"] > 1:
                     check_movable(group)
             except BaseException:  # a warning that is an error too
