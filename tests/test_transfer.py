@@ -249,7 +249,7 @@ def test_narrow_layers_on_both_sides_leave_a_direction_without_motion(sizes: lis
     assert 0 <= operator.eigenvalue_bounds()[0] <= 1e-14 * operator.max_eigenvalue()
 
 
-def test_large_operators_work_up_to_depth_two_and_by_bounds_beyond() -> None:
+def test_large_operators_are_exact_up_to_depth_two_and_within_their_bounds_beyond() -> None:
     size = math.isqrt(DENSE_LIMIT) + 1
     shallow, deep = make_chain(6, [size, size, size]), make_chain(6, [size, size, size, size])
     operator = od.transfer_operator(shallow)
@@ -258,15 +258,18 @@ def test_large_operators_work_up_to_depth_two_and_by_bounds_beyond() -> None:
     assert operator.min_eigenvalue() == pytest.approx(left[-1] + right[-1], rel=0, abs=1e-13 * (left[0] + right[0]))
     assert operator.max_eigenvalue() == pytest.approx(left[0] + right[0], rel=1e-12)
     operator = od.transfer_operator(deep)
-    for method in (operator.to_dense, operator.min_eigenvalue, operator.max_eigenvalue):
+    for method in (operator.to_dense, operator.spectrum):
         with pytest.raises(ValueError, match=str(DENSE_LIMIT)):
             method()
     lower, upper = operator.eigenvalue_bounds()
+    smallest, largest = operator.min_eigenvalue(), operator.max_eigenvalue()
+    assert lower <= smallest <= largest <= upper
     grad = torch.randn(size, size, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     for _ in range(20):  # power iteration towards the top
         image = operator(grad)
         quotient = float((grad * image).sum() / (grad * grad).sum())
         assert lower <= quotient <= upper * (1 + 1e-12)
+        assert smallest <= quotient <= largest * (1 + 1e-12)
         grad = image / image.norm()
 
 

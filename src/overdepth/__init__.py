@@ -1,7 +1,7 @@
 """overdepth: train a weight matrix as a product of matrices, and keep the plain model.
 
-The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) needs the extra ``lab`` and is imported on first
-use.
+The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) and ``overdepth.theory`` (rates, flows) need the
+extra ``lab``, ``overdepth.optax`` (the rule for JAX) the extra ``optax``; each is imported on first use.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from overdepth.transfer import TransferOperator, transfer_operator
 
 if TYPE_CHECKING:
     from overdepth import lab as lab
+    from overdepth import optax as optax
+    from overdepth import theory as theory
 
 __all__ = [
     "CollapseError",
@@ -47,12 +49,14 @@ __all__ = [
     "verify_collapse",
 ]
 
+_LAZY = ("lab", "optax", "theory")
+
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "lab"])
+    return sorted([*globals(), *_LAZY])
 
 
 def __getattr__(name: str) -> object:
-    if name == "lab":
-        return importlib.import_module("overdepth.lab")
+    if name in _LAZY:
+        return importlib.import_module(f"overdepth.{name}")
     raise AttributeError(f"module 'overdepth' has no attribute {name!r}")

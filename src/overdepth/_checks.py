@@ -114,6 +114,21 @@ def check_factors(factors: Sequence[Tensor]) -> None:
             )
 
 
+def wide_factors(factors: Sequence[Tensor]) -> list[Tensor]:
+    """The factors in float64, checked to be finite single matrices that chain.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    check_factors(factors)
+    for j, factor in enumerate(factors):
+        if factor.ndim != 2:
+            raise ValueError(f"factors[{j}] has shape {shape(factor)}, expected a single matrix, no batch.")
+        if not bool(torch.isfinite(factor).all()):
+            raise ValueError(f"factors[{j}] of shape {shape(factor)} has non-finite entries.")
+    return [f.detach().double() for f in factors]
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether every entry is finite, without a temporary of the tensor's size."""
     return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
