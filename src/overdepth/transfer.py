@@ -7,6 +7,7 @@ is its balanced case. The smallest eigenvalue of T bounds the rate at which the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -171,13 +172,23 @@ class TransferOperator:
         if self.depth == 1:
             return 1.0, 1.0
         lower = upper = 0.0
-        for a, b in zip(self._left, self._right, strict=True):
-            values_a, values_b = torch.linalg.eigvalsh(a), torch.linalg.eigvalsh(b)
-            top_a, top_b = float(values_a[-1]), float(values_b[-1])
-            noise_a, noise_b = slack * len(a) * top_a, slack * len(b) * top_b
-            lower += max(float(values_a[0]) - noise_a, 0.0) * max(float(values_b[0]) - noise_b, 0.0)
+        for (low_a, top_a, size_a), (low_b, top_b, size_b) in self._extremes:
+            noise_a, noise_b = slack * size_a * top_a, slack * size_b * top_b
+            lower += max(low_a - noise_a, 0.0) * max(low_b - noise_b, 0.0)
             upper += (top_a + noise_a) * (top_b + noise_b)
         return lower, upper
+
+    @cached_property
+    def _extremes(self) -> list[tuple[tuple[float, float, int], tuple[float, float, int]]]:
+        """The smallest and largest eigenvalue and the size of every A_j and B_j; A_N and B_1 are identities."""
+
+        def of(matrix: Tensor) -> tuple[float, float, int]:
+            values = torch.linalg.eigvalsh(matrix)
+            return float(values[0]), float(values[-1]), len(matrix)
+
+        left = [*(of(a) for a in self._left[:-1]), (1.0, 1.0, self.shape[0])]
+        right = [(1.0, 1.0, self.shape[1]), *(of(b) for b in self._right[1:])]
+        return list(zip(left, right, strict=True))
 
     def _extreme_eigenvalues(self) -> tuple[float, float]:
         if self.depth <= 2:  # lambda(A_1) + lambda(B_2): the terms act on different sides and share eigenvectors

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from overdepth._checks import wide_factors
 from overdepth.theory.descent import Descent, largest_step
-from overdepth.theory.lazy import certified_minimum, lazy_certificate
-from overdepth.theory.margins import check_convexity, check_gap, margins
+from overdepth.theory.lazy import certified_minimum, lazy_certificate, spectral_norms
+from overdepth.theory.margins import check_convexity, check_gap, margin_of_gap
 from overdepth.theory.rates import (
     chain_bound,
     eigenvalues,
@@ -148,19 +148,17 @@ def certify(
     pl = 2 * strong_convexity
     slack = _ROUNDING * sum(float(f.square().sum()) for f in wide)
     operator = transfer_operator(wide)
-    minimum = certified_minimum(operator)
+    minimum, norms = certified_minimum(operator), spectral_norms(wide)
 
-    def margin_at(gaps: Tensor) -> Tensor:
-        return margins(target, gaps, strong_convexity, covariance=covariance)
-
+    margin_at = margin_of_gap(target, strong_convexity, covariance=covariance)
     least = margin_at(torch.tensor(gap, dtype=torch.float64))
     bounds, refused = _bounds(wide)
     alphas = {name: float(bound(least, slack).clamp_min(0.0)) for name, bound in bounds.items()}
     if len(wide) > 1:
-        alphas["lazy"] = lazy_certificate(wide, minimum, gap=gap, pl=pl, reach=2.0).alpha
+        alphas["lazy"] = lazy_certificate(norms, minimum, gap=gap, pl=pl, reach=2.0).alpha
     best = max(alphas, key=lambda name: alphas[name])
     descent = largest_step(
-        wide,
+        norms,
         {name: bound for name, bound in bounds.items() if name in ROBUST},
         margin=least,
         minimum=minimum,

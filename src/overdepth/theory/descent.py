@@ -17,7 +17,7 @@ continuity). With M_j = ||W_j||_2 + R the curvature is at most
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ class Descent(NamedTuple):
 
 
 def largest_step(
-    factors: Sequence[Tensor],
+    norms: Tensor,
     bounds: dict[str, Callable[[Tensor, float], Tensor]],
     *,
     margin: Tensor,
@@ -49,7 +49,7 @@ def largest_step(
     """The largest proved learning rate that keeps at least half of the best bound of the flow that is robust.
 
     Args:
-        factors: The start, in float64.
+        norms: ||W_1||_2, ..., ||W_N||_2 at the start.
         bounds: Bounds of lambda_min(T) from a margin and from how far the imbalances may move.
         margin: Of the smallest singular value of W_e.
         minimum: A proved lower bound of lambda_min(T) at the start.
@@ -58,7 +58,7 @@ def largest_step(
         gap: f(W(0)) - f*.
         pl: gamma of the loss.
     """
-    lazy = lazy_certificate(factors, minimum, gap=gap, pl=pl, reach=4.0).alpha if len(factors) > 1 else 0.0
+    lazy = lazy_certificate(norms, minimum, gap=gap, pl=pl, reach=4.0).alpha if len(norms) > 1 else 0.0
 
     def along(step: float) -> float:
         return max([lazy, *(float(bound(margin, slack + 2 * step * gap)) for bound in bounds.values())])
@@ -67,7 +67,7 @@ def largest_step(
     if best <= 0:
         return Descent(None, 0.0)
     alpha = max(best / 2, lazy)
-    largest = 1 / _curvature(factors, 4 * math.sqrt(gap / (alpha * pl)), smoothness, gap)
+    largest = 1 / _curvature(norms + 4 * math.sqrt(gap / (alpha * pl)), smoothness, gap)
     low, high = 0.0, largest
     if along(high) >= alpha:
         low = high
@@ -80,8 +80,8 @@ def largest_step(
     return Descent(low, alpha) if low > 0 else Descent(None, 0.0)
 
 
-def _curvature(factors: Sequence[Tensor], radius: float, smoothness: float, gap: float) -> float:
-    norms = torch.stack([torch.linalg.matrix_norm(f, 2) for f in factors]) + radius
+def _curvature(norms: Tensor, smoothness: float, gap: float) -> float:
+    """L for factors of these spectral norms at most."""
     depth = len(norms)
     without = [[norms[[i for i in range(depth) if i not in (j, m)]].prod() for m in range(depth)] for j in range(depth)]
     table = torch.stack([torch.stack(row) for row in without])

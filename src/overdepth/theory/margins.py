@@ -7,6 +7,7 @@ what holds for the gap of the start holds for all time, since the loss does not 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ def margin(
     """
     check_gap(gap)
     check_positive(strong_convexity, "strong_convexity")
-    gaps = torch.tensor(gap, dtype=torch.float64)
-    return float(margins(minimizer, gaps, strong_convexity, index, covariance))
+    at = margin_of_gap(minimizer, strong_convexity, index, covariance)
+    return float(at(torch.tensor(gap, dtype=torch.float64)))
 
 
 def margin_from_distance(
@@ -90,26 +91,26 @@ def margin_from_distance(
     return max(sigma - math.sqrt(smoothness / strong_convexity) * distance, 0.0)
 
 
-def margins(
-    minimizer: Tensor,
-    gaps: Tensor,
-    strong_convexity: float,
-    index: int | None = None,
-    covariance: Tensor | None = None,
-) -> Tensor:
-    """:func:`margin` for gaps of any shape."""
+def margin_of_gap(
+    minimizer: Tensor, strong_convexity: float, index: int | None = None, covariance: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """:func:`margin` as a function of gaps of any shape; decomposes the minimizer once."""
     check_matrix(minimizer, "minimizer")
     wide = minimizer.detach().double()
-    found = (_singular(wide, index) - (2 * gaps / strong_convexity).sqrt()).clamp_min(0.0)
+    sigma = _singular(wide, index)
     if covariance is None:
-        return found
+        return lambda gaps: (sigma - (2 * gaps / strong_convexity).sqrt()).clamp_min(0.0)
     d = wide.shape[1]
     if tuple(covariance.shape) != (d, d):
         raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({d}, {d}).")
     values, vectors = torch.linalg.eigh(covariance.detach().double())
-    rooted = wide @ (vectors * values.clamp_min(0.0).sqrt())
-    from_data = (_singular(rooted, index) - (2 * gaps).sqrt()).clamp_min(0.0) / values[-1].sqrt()
-    return torch.maximum(found, from_data)
+    from_data = _singular(wide @ (vectors * values.clamp_min(0.0).sqrt()), index)
+
+    def larger(gaps: Tensor) -> Tensor:
+        first = sigma - (2 * gaps / strong_convexity).sqrt()
+        return torch.maximum(first, (from_data - (2 * gaps).sqrt()) / values[-1].sqrt()).clamp_min(0.0)
+
+    return larger
 
 
 def check_gap(gap: float) -> None:
