@@ -47,6 +47,16 @@ def check_positive(number: object, qualified_name: str) -> None:
         raise ValueError(f"{qualified_name} is {number!r}, expected a finite number > 0.")
 
 
+def check_rank_rtol(rank_rtol: float | None) -> None:
+    """Checks a rank tolerance.
+
+    Raises:
+        ValueError: If it is neither None nor in [0, 1).
+    """
+    if rank_rtol is not None and not 0 <= rank_rtol < 1:
+        raise ValueError(f"rank_rtol is {rank_rtol!r}, expected a number in [0, 1), or None for the default.")
+
+
 def check_choice(value: object, qualified_name: str, allowed: Sequence[object]) -> None:
     """Checks that a word is one of those that are known.
 

@@ -25,7 +25,8 @@ def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         A new matrix, shape (..., n, q).
     """
-    if _HAS_ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.ndim == b.ndim == 2:
+    plain = a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.ndim == b.ndim == 2
+    if _HAS_ONEDNN and plain and not torch.compiler.is_compiling():  # the compiler chooses for itself
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return product
     return a @ b.mT

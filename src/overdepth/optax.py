@@ -19,7 +19,7 @@ import functools
 import math
 from typing import Any
 
-from overdepth._checks import check_depth
+from overdepth._checks import check_depth, check_rank_rtol
 
 try:
     import jax
@@ -90,8 +90,7 @@ def scale_by_end_to_end(
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Theorem 1, Claims 1 and 2.
     """
     check_depth(depth, allow_real=True)
-    if rank_rtol is not None and not 0 <= rank_rtol < 1:
-        raise ValueError(f"rank_rtol is {rank_rtol!r}, expected a number in [0, 1), or None for the default.")
+    check_rank_rtol(rank_rtol)
 
     def check(path: Any, weight: Any) -> None:
         if _is_preconditioned(weight, depth):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_matrix, shape
+from overdepth._checks import check_depth, check_matrix, check_rank_rtol, shape
 
 
 def end_to_end_update(
@@ -242,8 +242,7 @@ def _check_arguments(
 ) -> None:
     check_depth(depth, allow_real=True)
     check_matrix(weight, "weight")
-    if rank_rtol is not None and not 0 <= rank_rtol < 1:
-        raise ValueError(f"rank_rtol is {rank_rtol!r}, expected a number in [0, 1), or None for the default.")
+    check_rank_rtol(rank_rtol)
     if grad is not None:
         check_matrix(grad, "grad")
         if grad.shape != weight.shape:

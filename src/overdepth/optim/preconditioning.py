@@ -53,7 +53,6 @@ def preconditioned(
     return steps
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _tracked(weight: Tensor, grad: Tensor, depth: float, states: list[dict[str, Any]]) -> Tensor:
     """The rule in the bases that the states keep, which it brings up to date."""
     smaller = min(weight.shape[-2:])
