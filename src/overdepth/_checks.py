@@ -47,6 +47,16 @@ def check_positive(number: object, qualified_name: str) -> None:
         raise ValueError(f"{qualified_name} is {number!r}, expected a finite number > 0.")
 
 
+def check_nonnegative(number: object, qualified_name: str) -> None:
+    """Checks that a number is real, finite and at least 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= float(number) < math.inf:
+        raise ValueError(f"{qualified_name} is {number!r}, expected a finite number >= 0.")
+
+
 def check_rank_rtol(rank_rtol: float | None) -> None:
     """Checks a rank tolerance.
 

@@ -63,6 +63,23 @@ def multiply(factors: Sequence[Tensor], matmul: Callable[[Tensor, Tensor], Tenso
     return result
 
 
+def factor_gradients(
+    factors: Sequence[Tensor], grad: Tensor, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+) -> list[Tensor]:
+    """(W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T for every factor of a chain that is known to fit its gradient G.
+
+    For N >= 2 these are 3 N - 4 products, the fewest there are.
+    """
+    below = [factors[0]]  # W_j ... W_1 for j = 1 .. N - 1
+    for factor in factors[1:-1]:
+        below.append(matmul(factor, below[-1]))
+    above, found = grad, []
+    for j in range(len(factors) - 1, 0, -1):
+        found.append(matmul(above, below[j - 1].mT))
+        above = matmul(factors[j].mT, above)
+    return [above, *found[::-1]]
+
+
 def imbalance(factors: Sequence[Tensor]) -> list[Tensor]:
     """The imbalance D_j = W_{j+1}^T W_{j+1} - W_j W_j^T of every pair of neighbours.
 

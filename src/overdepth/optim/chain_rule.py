@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overdepth.gemm import matmul, matmul_transposed
+from overdepth.chain import factor_gradients
+from overdepth.gemm import matmul
 from overdepth.optim.checks import as_matrices, equal_shapes
 
 
@@ -27,10 +28,10 @@ def chain_rule(chains: Sequence[tuple[Tensor, Sequence[Tensor], int]]) -> list[l
         if len(indices) == 1:
             (i,) = indices
             grad = grads[0] if chains[i][2] > 1 else grads[0][0]
-            results[i] = _gradients(grad, chains[i][1])
+            results[i] = factor_gradients(chains[i][1], grad, matmul)
         else:
             stacked = [torch.stack(same) for same in zip(*(_batched(chains[i]) for i in indices), strict=True)]
-            found = _gradients(torch.stack(grads), stacked)
+            found = factor_gradients(stacked, torch.stack(grads), matmul)
             for n, i in enumerate(indices):
                 results[i] = [g[n].reshape(f.shape) for g, f in zip(found, chains[i][1], strict=True)]
     return results
@@ -39,16 +40,3 @@ def chain_rule(chains: Sequence[tuple[Tensor, Sequence[Tensor], int]]) -> list[l
 def _batched(chain: tuple[Tensor, Sequence[Tensor], int]) -> list[Tensor]:
     _, factors, groups = chain
     return [f.reshape(groups, *f.shape[-2:]) for f in factors]
-
-
-def _gradients(grad: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices (..., n_j, n_{j-1}): 3 N - 4 products for a chain of N, the fewest there are."""
-    below: list[Tensor] = [factors[0]]  # W_j ... W_1 for j = 1 .. N - 1
-    for factor in factors[1:-1]:
-        below.append(matmul(factor, below[-1]))
-    above, found = grad, []
-    for j in range(len(factors) - 1, 0, -1):
-        found.append(matmul_transposed(above, below[j - 1]))
-        above = matmul(factors[j].mT, above)
-    found.append(above)
-    return found[::-1]

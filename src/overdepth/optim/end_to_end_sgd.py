@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overdepth._checks import check_choice, check_positive, working_dtype
+from overdepth._checks import check_choice, check_nonnegative, check_positive, working_dtype
 from overdepth.optim.checks import as_matrices, check_group, check_movable, with_gradients
 from overdepth.optim.preconditioning import preconditioned
 from overdepth.optim.rules import METHODS, Method
@@ -203,8 +203,7 @@ def _check(group: dict[str, Any]) -> None:
     if not isinstance(lr, Tensor) or not lr.is_meta:
         check_positive(float(lr) if isinstance(lr, Tensor) else lr, "lr")
     for name in ("momentum", "weight_decay"):
-        if not 0 <= group[name] < math.inf:
-            raise ValueError(f"{name} is {group[name]!r}, expected a finite number >= 0.")
+        check_nonnegative(group[name], name)
     if group["nesterov"] and group["momentum"] <= 0:
         raise ValueError(f"nesterov needs a momentum > 0, got {group['momentum']!r}.")
     for name, allowed in (("weight_decay_mode", DECAY_MODES), ("normalize", NORMALIZATIONS), ("method", METHODS)):

@@ -6,9 +6,21 @@ Torch float64 in and out, factors in the library's order. Needs the extra ``lab`
 from __future__ import annotations
 
 try:
+    from overdepth.theory.acceleration import TwoPointPlan, TwoPointRun, plan_two_point, run_two_point
+    from overdepth.theory.balancing import (
+        balance,
+        decayed_imbalance,
+        factors_with_imbalance,
+        imbalance_drift,
+        layer_gradients,
+    )
     from overdepth.theory.certificate import Certificate, certify
+    from overdepth.theory.geometry import decay_gradient, decay_potential, riemannian_gradient, riemannian_inner
     from overdepth.theory.lazy import LazyRate, frozen_rate, lazy_rate
+    from overdepth.theory.line_integrals import ClosedCurve, closed_curve, curve_integral, curve_integral_exact
     from overdepth.theory.margins import margin, margin_from_distance
+    from overdepth.theory.momentum import MomentumKernel, momentum_kernel
+    from overdepth.theory.no_regularizer import NoRegularizerCertificate, no_regularizer_certificate
     from overdepth.theory.rates import (
         chain_rate,
         single_io_rate,
@@ -17,6 +29,7 @@ try:
         two_layer_rate,
         two_layer_rates,
     )
+    from overdepth.theory.rule_field import field_curl, two_layer_potential, vector_field
     from overdepth.theory.scalar_chains import homogeneous_rate, scalar_rate, scalar_rate_bound
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] == "overdepth":
@@ -29,19 +42,43 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "Certificate",
+    "ClosedCurve",
     "LazyRate",
+    "MomentumKernel",
+    "NoRegularizerCertificate",
+    "TwoPointPlan",
+    "TwoPointRun",
+    "balance",
     "certify",
     "chain_rate",
+    "closed_curve",
+    "curve_integral",
+    "curve_integral_exact",
+    "decay_gradient",
+    "decay_potential",
+    "decayed_imbalance",
+    "factors_with_imbalance",
+    "field_curl",
     "frozen_rate",
     "homogeneous_rate",
+    "imbalance_drift",
+    "layer_gradients",
     "lazy_rate",
     "margin",
     "margin_from_distance",
+    "momentum_kernel",
+    "no_regularizer_certificate",
+    "plan_two_point",
+    "riemannian_gradient",
+    "riemannian_inner",
+    "run_two_point",
     "scalar_rate",
     "scalar_rate_bound",
     "single_io_rate",
     "supported_single_io_rate",
     "three_layer_rate",
+    "two_layer_potential",
     "two_layer_rate",
     "two_layer_rates",
+    "vector_field",
 ]

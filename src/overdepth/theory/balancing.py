@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from overdepth._checks import all_finite, check_depth, check_matrix, check_positive, shape, wide_factors
-from overdepth.chain import check_width, imbalance, product, split
+from overdepth._checks import (
+    all_finite,
+    check_depth,
+    check_matrix,
+    check_nonnegative,
+    check_positive,
+    shape,
+    wide_factors,
+)
+from overdepth.chain import check_width, factor_gradients, imbalance, product, split
+from overdepth.theory.scalar_chains import root
 
 
 def layer_gradients(factors: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
@@ -44,19 +52,7 @@ def layer_gradients(factors: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Appendix A.1.
     """
     wide = wide_factors(factors)
-    return chain_rule(wide, _gradient(grad, wide))
-
-
-def chain_rule(factors: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """:func:`layer_gradients` of float64 matrices that are known to fit."""
-    below = [factors[0]]  # W_j ... W_1 for j = 1 .. N - 1
-    for factor in factors[1:-1]:
-        below.append(factor @ below[-1])
-    above, found = grad, []
-    for j in range(len(factors) - 1, 0, -1):
-        found.append(above @ below[j - 1].mT)
-        above = factors[j].mT @ above
-    return [above, *found[::-1]]
+    return factor_gradients(wide, _gradient(grad, wide))
 
 
 def imbalance_drift(factors: Sequence[Tensor], grad: Tensor, lr: float, weight_decay: float = 0.0) -> list[Tensor]:
@@ -95,7 +91,7 @@ def imbalance_drift(factors: Sequence[Tensor], grad: Tensor, lr: float, weight_d
     check_positive(lr, "lr")
     check_nonnegative(weight_decay, "weight_decay")
     wide = wide_factors(factors)
-    moved = imbalance(chain_rule(wide, _gradient(grad, wide)))
+    moved = imbalance(factor_gradients(wide, _gradient(grad, wide)))
     decay = lr * weight_decay
     return [decay * (decay - 2.0) * now + lr**2 * new for now, new in zip(imbalance(wide), moved, strict=True)]
 
@@ -235,16 +231,6 @@ def factors_with_imbalance(
     return [_padded(f, widths[j + 1], widths[j]) for j, f in enumerate([first, *middle, last])]
 
 
-def check_nonnegative(number: object, qualified_name: str) -> None:
-    """Checks that a number is real, finite and at least 0.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= float(number) < math.inf:
-        raise ValueError(f"{qualified_name} is {number!r}, expected a finite number >= 0.")
-
-
 def _gradient(grad: Tensor, factors: Sequence[Tensor]) -> Tensor:
     expected = (factors[-1].shape[0], factors[0].shape[1])
     check_matrix(grad, "grad")
@@ -271,32 +257,15 @@ def _differences(imbalance: float | Sequence[float] | Tensor, depth: int) -> Ten
 
 
 def _strengths(singular: Tensor, differences: Tensor) -> Tensor:
-    """s_{j,i} >= 0, shape (N, r), with s_{j+1,i}^2 - s_{j,i}^2 = d_j and prod_j s_{j,i} = sigma_i.
-
-    x solves sum_j log(e^y + c_j) = 2 log sigma, y = log x. The sum is convex and increasing in y and not below the
-    right side at y = (2/N) log sigma, so that Newton's method falls to the root without a safeguard.
-    """
-    depth = len(differences) + 1
-    offsets = torch.cat([differences.new_zeros(1), differences.cumsum(0)])[:, None].to(singular.device)
+    """s_{j,i} >= 0, shape (N, r), with s_{j+1,i}^2 - s_{j,i}^2 = d_j and prod_j s_{j,i} = sigma_i."""
+    offsets = torch.cat([differences.new_zeros(1), differences.cumsum(0)]).to(singular.device)
     offsets = offsets - offsets.min()
-    goal = 2.0 * torch.where(singular > 0, singular, 1.0).log()
-    y = goal / depth
-    for _ in range(_NEWTON_STEPS + 2 * depth):
-        shifted = y.exp() + offsets
-        step = (shifted.log().sum(0) - goal) / (y.exp() / shifted).sum(0)
-        y = (y - step).clamp_min(_LOG_TINY)  # below it the square is lost beside the offsets anyway
-        if bool((step.abs() <= torch.finfo(torch.float64).eps * y.abs().clamp_min(1.0)).all()):
-            break
-    strengths = (torch.where(singular > 0, y.exp(), 0.0) + offsets).sqrt()
+    strengths = (root(offsets.expand(len(singular), -1), singular) + offsets[:, None]).sqrt()
     # The smallest layer takes up what rounding left, so that the product is the weight.
     least = int(offsets.argmin())
     others = torch.cat([strengths[:least], strengths[least + 1 :]]).prod(0)
     strengths[least] = torch.where(singular > 0, singular / torch.where(others > 0, others, 1.0), 0.0)
     return strengths
-
-
-_NEWTON_STEPS = 50
-_LOG_TINY = math.log(torch.finfo(torch.float64).tiny)
 
 
 def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from overdepth._checks import wide_factors
+from overdepth._checks import check_nonnegative, wide_factors
 from overdepth.theory.descent import Descent, largest_step
 from overdepth.theory.lazy import certified_minimum, lazy_certificate, spectral_norms
-from overdepth.theory.margins import check_convexity, check_gap, margin_of_gap
+from overdepth.theory.margins import check_convexity, margin_of_gap
 from overdepth.theory.rates import (
     chain_bound,
     eigenvalues,
@@ -141,7 +141,7 @@ def certify(
     """
     wide = wide_factors(factors)
     check_convexity(strong_convexity, smoothness)
-    check_gap(gap)
+    check_nonnegative(gap, "gap")
     k, d = wide[-1].shape[0], wide[0].shape[1]
     if tuple(target.shape) != (k, d):
         raise ValueError(f"target has shape {tuple(target.shape)}, expected ({k}, {d}), that of the product.")

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_positive, wide_factors
-from overdepth.theory.margins import check_gap
+from overdepth._checks import check_nonnegative, check_positive, wide_factors
 from overdepth.transfer import DENSE_LIMIT, TransferOperator, transfer_operator
 
 _GRID = 4000
@@ -60,7 +59,7 @@ def lazy_rate(factors: Sequence[Tensor], *, gap: float, pl: float) -> LazyRate:
         (2.68, 0.027)
     """
     wide = wide_factors(factors)
-    check_gap(gap)
+    check_nonnegative(gap, "gap")
     check_positive(pl, "pl")
     minimum = certified_minimum(transfer_operator(wide))
     return lazy_certificate(spectral_norms(wide), minimum, gap=gap, pl=pl, reach=2.0)

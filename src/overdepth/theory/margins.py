@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_matrix, check_positive, check_size
+from overdepth._checks import check_matrix, check_nonnegative, check_positive, check_size
 
 
 def margin(
@@ -49,7 +49,7 @@ def margin(
     References:
         Min, Vidal & Mallada, ICML 2023.
     """
-    check_gap(gap)
+    check_nonnegative(gap, "gap")
     check_positive(strong_convexity, "strong_convexity")
     at = margin_of_gap(minimizer, strong_convexity, index, covariance)
     return float(at(torch.tensor(gap, dtype=torch.float64)))
@@ -111,16 +111,6 @@ def margin_of_gap(
         return torch.maximum(first, (from_data - (2 * gaps).sqrt()) / values[-1].sqrt()).clamp_min(0.0)
 
     return larger
-
-
-def check_gap(gap: float) -> None:
-    """Checks that a gap is finite and not negative.
-
-    Raises:
-        ValueError: If it is.
-    """
-    if not 0 <= gap < math.inf:
-        raise ValueError(f"gap is {gap!r}, expected a finite number >= 0: f(W(0)) - f*.")
 
 
 def check_convexity(strong_convexity: float, smoothness: float) -> None:

@@ -18,6 +18,7 @@ from overdepth.chain import imbalance, product
 from overdepth.theory.arguments import check_margin
 
 _NEWTON = 200
+_LOG_TINY = -700.0  # e to this is still a normal number
 _ROUNDING = 1e-12  # of the squared norms: offsets that are none
 _HOMOGENEOUS = 1e-9  # of the squared norms of the factors: what may be rounding in an imbalance
 
@@ -132,20 +133,20 @@ def homogeneous_slope(offsets: Tensor, margin: Tensor, factors: Sequence[Tensor]
     k, d = factors[-1].shape[0], factors[0].shape[1]
     if k == d:
         return slope(offsets, margin)
-    shifted = _root(offsets, margin)[..., None] + offsets
+    shifted = root(offsets, margin)[..., None] + offsets
     return shifted[..., :-1].prod(-1) if k < d else shifted[..., 1:].prod(-1)
 
 
 def slope(offsets: Tensor, margin: Tensor) -> Tensor:
     """p'(x*) with p(x*) = margin^2, without a division."""
-    shifted = _root(offsets, margin)[..., None] + offsets
+    shifted = root(offsets, margin)[..., None] + offsets
     ones = torch.ones_like(shifted[..., :1])
     before = torch.cat([ones, shifted[..., :-1]], -1).cumprod(-1)
     after = torch.cat([ones, shifted[..., 1:].flip(-1)], -1).cumprod(-1).flip(-1)
     return (before * after).sum(-1)
 
 
-def _root(offsets: Tensor, margin: Tensor) -> Tensor:
+def root(offsets: Tensor, margin: Tensor) -> Tensor:
     """x* >= 0 with prod_j (x* + c_j) = margin^2, by Newton's method in y = log x on sum_j log(e^y + c_j).
 
     The function is convex and increasing in y and starts at or above its root, so that the iterates fall to it.
@@ -158,7 +159,7 @@ def _root(offsets: Tensor, margin: Tensor) -> Tensor:
         x = y.exp()[..., None]
         terms = x + offsets
         step = (terms.log().sum(-1) - goal) / (x / terms).sum(-1)
-        y = y - step
+        y = (y - step).clamp_min(_LOG_TINY)
         if bool((step.abs() <= 1e-15 * (1 + y.abs())).all()):
             break
     return torch.where(margin > 0, y.exp(), 0.0)
