@@ -2,7 +2,7 @@
 
     python benchmarks/frozen_width.py [--seeds 5]
 
-f(W) = ||W - W*||_F^2 / 2 for 3 x 3 weights, W* with entries N(0, 1). The factors have entries N(0, s^2) with s^2 chosen,
+f(W) = ||W - W*||_F^2 / 2 for 3 x 3 weights, W* with entries N(0, 1). The factors have entries N(0, s^2), s^2 chosen,
 as in the NTK parametrization, so that W_e(0) has entries of variance 1 at every width: s^2 = width^(1/N - 1). The
 prediction is gap(0) exp(-lambda_min(T(0)) pl t); the figure is the rate at which the flow takes the gap to a
 thousandth, divided by the predicted one, median and range over seeds. ``certified`` is the fraction of the seeds in

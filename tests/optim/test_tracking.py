@@ -38,7 +38,8 @@ def dominated() -> Tensor:
 
 def ill_conditioned() -> Tensor:
     u, _, vh = torch.linalg.svd(gaussian(), full_matrices=False)
-    return (u * torch.logspace(0, -3, ROWS)) @ vh
+    weight: Tensor = (u * torch.logspace(0, -3, ROWS)) @ vh
+    return weight
 
 
 def tall() -> Tensor:
