@@ -74,7 +74,7 @@ def three_layers(rng: np.random.Generator, sizes: int = 5, hidden: int = 7) -> C
     return ref.random_chain(rng, [n, *(int(i) for i in rng.integers(1, hidden, 2)), m])
 
 
-@pytest.mark.parametrize("count", [600, pytest.param(20000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [600, pytest.param(8000, marks=pytest.mark.slow)])
 def test_three_layers_of_any_sizes_are_bounded(count: int) -> None:
     rng = np.random.default_rng(30)
     informative = 0
@@ -189,6 +189,8 @@ def test_no_search_pushes_a_bound_above_the_rate(function: Callable[[list[Tensor
     best = 0.0
     for _ in range(6):
         start = rng.standard_normal(sum(a * b for a, b in shapes))
+        while ratio(start) > -1e-3:  # flat where the bound says nothing
+            start = rng.standard_normal(len(start))
         found = minimize(ratio, start, method="Nelder-Mead", options={"maxfev": 800, "adaptive": True})
         best = max(best, -float(found.fun))
     assert 0.5 < best <= 1 + 1e-6
@@ -198,7 +200,7 @@ def test_no_search_pushes_a_bound_above_the_rate(function: Callable[[list[Tensor
 
 
 @pytest.mark.parametrize("depth", range(2, 7))
-@pytest.mark.parametrize("count", [60, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_single_input_and_output_is_bounded(count: int, depth: int) -> None:
     rng = np.random.default_rng(36 + depth)
     for _ in range(count):

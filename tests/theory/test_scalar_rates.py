@@ -235,7 +235,7 @@ def oblong(rng: np.random.Generator) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("shape", [square, oblong])
-@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(1500, marks=pytest.mark.slow)])
 def test_homogeneous_chains_are_exact_now_and_bounded_at_smaller_margins(
     count: int, shape: Callable[[np.random.Generator], tuple[int, int]]
 ) -> None:
@@ -254,7 +254,7 @@ def test_homogeneous_chains_are_exact_now_and_bounded_at_smaller_margins(
                 assert ref.scalar_rate_bound(c, margin) <= bound + 1e-9 * scale
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_wider_hidden_layers_of_oblong_homogeneous_chains(count: int) -> None:
     """n < m with hidden width m: the modes beyond n begin in layer 2 with x = 0, if layer 1 is the smallest."""
     rng = np.random.default_rng(11)
