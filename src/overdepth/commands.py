@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +21,8 @@ from overdepth.paper.claim import HORIZON, Claim, number
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.report import write_report
 from overdepth.paper.reproduce import reproduce as run_items
-from overdepth.terminal import progress_reporter
+from overdepth.rates_command import EPILOG, SHORT, rates
+from overdepth.terminal import OutputConsole, progress_reporter
 
 app = typer.Typer(
     add_completion=False,
@@ -47,15 +46,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except (ValueError, ConnectionError) as error:
+    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}; free what is short and run it again.", FAILED)
     except (MemoryError, RuntimeError) as error:
-        return _complain(f"{str(error) or 'out of memory'}; try fewer seeds or steps.", FAILED)
+        less = "a shorter --time or a smaller chain" if given[:1] == ["rates"] else "fewer seeds or steps"
+        return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        return _complain("interrupted; finished sweeps are kept and will be reused.", INTERRUPTED)
+        kept = "nothing was written" if given[:1] == ["rates"] else "finished sweeps are kept and will be reused"
+        return _complain(f"interrupted; {kept}.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 
 
@@ -101,7 +102,7 @@ def reproduce(
             raise ValueError(f"{name} is {value}, expected an integer from 1 to {most:,}.")
     check_destination(out)
     problem = load_problem(data, target=target, scaling=scaling)
-    console = _Console(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
     console.print(_describe(problem, data))
     with progress_reporter() as reporter:
         results = run_items(chosen, problem, steps=steps, seeds=range(seeds), cache=RunCache(), reporter=reporter)
@@ -118,12 +119,7 @@ def reproduce(
     return FAILED if strict and any(claim.verdict == "fails" for claim in claims) else DONE
 
 
-class _Console(Console):
-    """A console that goes on in silence when nobody reads any more, as under ``| head -1``."""
-
-    def on_broken_pipe(self) -> None:
-        """Sends the rest nowhere; Rich would end the program before the report is written."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+app.command(short_help=SHORT, epilog=EPILOG)(rates)
 
 
 def _items(names: Sequence[str]) -> list[overdepth.paper.Item]:
@@ -141,7 +137,7 @@ def _describe(problem: Problem, asked: str) -> str:
     )
 
 
-def _print_claims(claims: Sequence[Claim], console: Console) -> None:
+def _print_claims(claims: Sequence[Claim], console: OutputConsole) -> None:
     """One block a statement: what was said and what it needs, then a line a comparison."""
     for _, group in itertools.groupby(sorted(claims, key=lambda claim: claim.id), key=lambda claim: claim.id):
         same = list(group)

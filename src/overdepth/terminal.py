@@ -1,15 +1,33 @@
-"""Progress on the terminal: what runs, how fast, how long it will still take."""
+"""The terminal: what is printed, what runs, how fast, how long it will still take."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from overdepth.paper.reproduce import Reporter
+
+
+class OutputConsole(Console):
+    """A console that goes on in silence when nobody reads any more, as under ``| head -1``."""
+
+    def on_broken_pipe(self) -> None:
+        """Sends the rest nowhere; Rich would end the program before the report is written."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """A function that shows on stderr what is being worked on."""
+    with Console(stderr=True, markup=False).status("") as status:
+        yield lambda text: status.update(Text(text))
 
 
 @contextlib.contextmanager

@@ -33,14 +33,14 @@ class Curve:
     width: float = 2.0
 
 
-def gap_figure(steps: Array, curves: Sequence[Curve], *, title: str) -> go.Figure:
-    """Gaps, logarithmic, against iterations, linear or logarithmic by a button."""
+def gap_figure(steps: Array, curves: Sequence[Curve], *, title: str, unit: str = "iterations") -> go.Figure:
+    """Gaps, logarithmic, against iterations or time, linear or logarithmic by a button."""
     chosen = _thinned(steps)
-    figure = _figure(title, x="iteration", y="loss minus optimal loss")
+    figure = _figure(title, x=unit, y="loss minus optimal loss")
     for curve in curves:
         _add(figure, steps[chosen], curve, curve.values[:, chosen])
     buttons = [
-        {"label": f"{kind} iterations", "method": "relayout", "args": [{"xaxis.type": kind, "xaxis.autorange": True}]}
+        {"label": f"{kind} {unit}", "method": "relayout", "args": [{"xaxis.type": kind, "xaxis.autorange": True}]}
         for kind in ("linear", "log")
     ]
     menu = {"type": "buttons", "direction": "right", "x": 1.0, "xanchor": "right", "y": 1.12, "buttons": buttons}
