@@ -6,6 +6,7 @@ is its balanced case. The smallest eigenvalue of T bounds the rate at which the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -53,14 +54,23 @@ class TransferOperator:
         wide = wide_factors(factors)
         self.shape = (int(wide[-1].shape[0]), int(wide[0].shape[1]))
         self.depth = len(wide)
-        above = [torch.eye(self.shape[0], dtype=torch.float64, device=wide[0].device)]  # W_N ... W_{j+1}, j = N .. 1
-        below = [torch.eye(self.shape[1], dtype=torch.float64, device=wide[0].device)]  # W_{j-1} ... W_1, j = 1 .. N
-        for factor in reversed(wide[1:]):
-            above.append(above[-1] @ factor)
-        for factor in wide[:-1]:
-            below.append(factor @ below[-1])
-        self._left = [p @ p.mT for p in reversed(above)]
-        self._right = [q.mT @ q for q in below]
+        self._factors = wide
+        above, below = wide[:0:-1], wide[:-1]
+        self._above = list(itertools.accumulate(above, torch.matmul))[::-1]  # W_N ... W_{j+1}, j = 1 .. N-1
+        self._below = list(itertools.accumulate(below, lambda q, f: f @ q))  # W_{j-1} ... W_1, j = 2 .. N
+
+    @cached_property
+    def _left(self) -> list[Tensor]:
+        """A_1, ..., A_N."""
+        return [*(p @ p.mT for p in self._above), self._identity(self.shape[0])]
+
+    @cached_property
+    def _right(self) -> list[Tensor]:
+        """B_1, ..., B_N."""
+        return [self._identity(self.shape[1]), *(q.mT @ q for q in self._below)]
+
+    def _identity(self, size: int) -> Tensor:
+        return torch.eye(size, dtype=torch.float64, device=self._factors[0].device)
 
     def __call__(self, grad: Tensor) -> Tensor:
         """T(G), for ``grad`` of shape (..., k, d); the result has the dtype of ``grad``.
@@ -73,8 +83,11 @@ class TransferOperator:
             raise ValueError(f"grad has shape {shape(grad)}, expected (..., {self.shape[0]}, {self.shape[1]}).")
         wide = grad.double()
         total = torch.zeros_like(wide)
-        for a, b in zip(self._left, self._right, strict=True):
-            total += a @ wide @ b
+        for j in range(self.depth):
+            term = wide
+            if j < self.depth - 1:
+                term = self._left[j] @ term
+            total += term @ self._right[j] if j > 0 else term
         return total.to(grad.dtype)
 
     def to_dense(self) -> Tensor:
@@ -85,7 +98,7 @@ class TransferOperator:
         """
         self._refuse_large("to_dense()")
         size = self.shape[0] * self.shape[1]
-        total = torch.zeros(size, size, dtype=torch.float64, device=self._left[0].device)
+        total = torch.zeros(size, size, dtype=torch.float64, device=self._factors[0].device)
         for a, b in zip(self._left, self._right, strict=True):
             total += torch.kron(a, b)
         return total
@@ -127,7 +140,32 @@ class TransferOperator:
         """
         check_choice(which, "which", ("smallest", "largest"))
         lower, upper = self.eigenvalue_bounds()
-        (k, d), device = self.shape, self._left[0].device
+        reduced, others = self._reduced()
+        value, residual = TransferOperator(reduced)._iterated(which, upper)
+        found = min([value, *others]) if which == "smallest" else max([value, *others])
+        value = min(max(found, lower), upper)
+        return ExtremeEigenvalue(value, residual, *((lower, value) if which == "smallest" else (value, upper)))
+
+    def _reduced(self) -> tuple[list[Tensor], list[float]]:
+        """A chain without the directions that W_1 or W_N does not see, and T's extreme eigenvalues on these.
+
+        Beside the row space of W_1 only the first term is not zero, and has the eigenvalues of A_1; beside the column
+        space of W_N only the last, with those of B_N; beside both T is zero.
+        """
+        factors, others = list(self._factors), []
+        (k, d), sizes = self.shape, [f.shape[0] for f in self._factors[:-1]]
+        is_wide, is_tall = bool(sizes) and d > sizes[0], bool(sizes) and k > sizes[-1]
+        if is_wide:
+            others += list(self._extremes[0][0][:2])
+            factors[0] = torch.linalg.qr(factors[0].mT, mode="r").R.mT
+        if is_tall:
+            others += list(self._extremes[-1][1][:2])
+            factors[-1] = torch.linalg.qr(factors[-1], mode="r").R
+        return factors, [*others, 0.0] if is_wide and is_tall else others
+
+    def _iterated(self, which: str, upper: float) -> tuple[float, float]:
+        """A Ritz value and its residual."""
+        (k, d), device = self.shape, self._factors[0].device
         on_left, u = torch.linalg.eigh(self._left[0])
         on_right, v = torch.linalg.eigh(self._right[-1])
         between = [(u.mT @ a @ u, v.mT @ b @ v) for a, b in zip(self._left[1:-1], self._right[1:-1], strict=True)]
@@ -151,13 +189,13 @@ class TransferOperator:
         start = (start / (k * d) ** 0.5).to(device)
         start[torch.arange(block), flat.topk(block, largest=False).indices] += 1.0
         value, residual = smallest_eigenvalue(apply, start, lambda rows: rows * inverse, scale=max(upper, 1e-300))
-        value = min(max(shift + sign * value, lower), upper)
-        return ExtremeEigenvalue(value, residual, *((lower, value) if which == "smallest" else (value, upper)))
+        return shift + sign * value, residual
 
     def mean_eigenvalue(self) -> float:
         """The mean of all k * d eigenvalues, at any size: sum_j tr(A_j) tr(B_j) / (k d)."""
-        traces = sum(float(a.trace() * b.trace()) for a, b in zip(self._left, self._right, strict=True))
-        return traces / (self.shape[0] * self.shape[1])
+        left = [*(float(p.square().sum()) for p in self._above), float(self.shape[0])]
+        right = [float(self.shape[1]), *(float(q.square().sum()) for q in self._below)]
+        return sum(a * b for a, b in zip(left, right, strict=True)) / (self.shape[0] * self.shape[1])
 
     def eigenvalue_bounds(self) -> tuple[float, float]:
         """Certified bounds for all eigenvalues at any size, from those of the A_j and B_j.
@@ -181,13 +219,8 @@ class TransferOperator:
     @cached_property
     def _extremes(self) -> list[tuple[tuple[float, float, int], tuple[float, float, int]]]:
         """The smallest and largest eigenvalue and the size of every A_j and B_j; A_N and B_1 are identities."""
-
-        def of(matrix: Tensor) -> tuple[float, float, int]:
-            values = torch.linalg.eigvalsh(matrix)
-            return float(values[0]), float(values[-1]), len(matrix)
-
-        left = [*(of(a) for a in self._left[:-1]), (1.0, 1.0, self.shape[0])]
-        right = [(1.0, 1.0, self.shape[1]), *(of(b) for b in self._right[1:])]
+        left = [_gram_extremes(above) for above in self._above] + [(1.0, 1.0, self.shape[0])]
+        right = [(1.0, 1.0, self.shape[1]), *(_gram_extremes(below.mT) for below in self._below)]
         return list(zip(left, right, strict=True))
 
     def _extreme_eigenvalues(self) -> tuple[float, float]:
@@ -208,6 +241,13 @@ class TransferOperator:
 
     def __repr__(self) -> str:
         return f"TransferOperator(shape={self.shape}, depth={self.depth})"
+
+
+def _gram_extremes(rows: Tensor) -> tuple[float, float, int]:
+    """The smallest and largest eigenvalue of P P^T, and its size, through the thinner side."""
+    size, other = rows.shape
+    values = torch.linalg.eigvalsh(rows @ rows.mT if size <= other else rows.mT @ rows)
+    return float(values[0]) if size <= other else 0.0, float(values[-1]), size
 
 
 def transfer_operator(factors: Sequence[Tensor]) -> TransferOperator:

@@ -20,9 +20,10 @@ import overdepth.lab.engine
 from overdepth.initialization import Init
 from overdepth.lab import Problem, Run, grid, objective
 from overdepth.lab.engine import Engine, SweepState
-from overdepth.lab.run import METHODS, Method
+from overdepth.lab.run import Method
 from overdepth.lab.settings import Settings
 
+PLAIN: tuple[Method, ...] = ("gd", "end_to_end")  # the methods without memory; test_update_rules.py has the others
 INITS: tuple[Init, ...] = ("near_zero", "near_identity", "orthogonal", "balanced", "identity")
 OBJECTIVES = {1: ("l2", "l4", "l6", "logistic"), 3: ("l2", "l4", "l6", "cross_entropy")}
 CASES = [(k, name) for k, names in OBJECTIVES.items() for name in names]
@@ -100,7 +101,7 @@ def mixed_runs(k: int, name: str) -> list[Run]:
             if init == "identity" and depth > 1 and width < k:
                 continue  # cannot hold the weight
             decay = (0.0, 0.3)[(i + j) % 2]
-            method = METHODS[(i + j // 2) % 2]
+            method = PLAIN[(i + j // 2) % 2]
             scale = {"near_zero": (0.01, 0.4), "near_identity": (0.01, 0.1)}.get(init, (0.4, 0.4))[i % 2]
             runs.append(
                 Run(depth, width, init, scale=scale, seed=i + 100 * j, method=method, lr=0.01 + 0.01 * j,
@@ -120,7 +121,7 @@ def mixed_references(k: int, name: str, steps: int) -> tuple[Trajectory, ...]:
 def test_the_mixed_table_holds_every_combination_that_is_claimed() -> None:
     for k in OBJECTIVES:
         runs = mixed_runs(k, "l2")
-        for field, wanted in (("method", METHODS), ("init", INITS), ("weight_decay", (0.0, 0.3))):
+        for field, wanted in (("method", PLAIN), ("init", INITS), ("weight_decay", (0.0, 0.3))):
             assert {(r.depth, getattr(r, field)) for r in runs} >= set(itertools.product((1, 2, 3, 4), wanted)), field
         assert {(r.depth, r.width) for r in runs if r.method == "gd"} >= set(itertools.product((1, 2, 3, 4), (1, 2, 5)))
         assert {r.depth for r in runs if r.method == "end_to_end"} == {1, 2, 3, 4, 2.5, math.inf}
@@ -156,7 +157,7 @@ def test_scalar_chains_of_one_depth_or_several_agree_with_the_reference(name: st
 def test_wide_square_and_tall_data_agree_with_the_reference(name: str, m: int, d: int) -> None:
     for k in (1, 3):
         problem = make_problem(k, name, m=m, d=d)
-        runs = grid(depth=[1, 2, 3], width=[1, 4], scale=0.4, method=METHODS, lr=0.02, weight_decay=0.1)
+        runs = grid(depth=[1, 2, 3], width=[1, 4], scale=0.4, method=PLAIN, lr=0.02, weight_decay=0.1)
         state = train(problem, runs, name, 12)
         for i, run in enumerate(runs):
             # Interpolated data lose digits: the loss is a sum of squares of differences of numbers of size Y.
@@ -169,7 +170,7 @@ def test_wide_square_and_tall_data_agree_with_the_reference(name: str, m: int, d
 def test_float32_agrees_with_float64_to_its_rounding(k: int, name: str) -> None:
     problem = make_problem(k, name)
     inits, lr = ["near_identity", "balanced"], 0.01 * RATES[name]  # of full rank: the rule is smooth there
-    runs = grid(depth=[1, 2, 3], width=5, init=inits, scale=0.3, method=METHODS, lr=lr)
+    runs = grid(depth=[1, 2, 3], width=5, init=inits, scale=0.3, method=PLAIN, lr=lr)
     double = train(problem, runs, name, 40).loss
     single = train(problem, runs, name, 40, dtype=torch.float32).loss
     np.testing.assert_allclose(single, double, rtol=1e-4)
@@ -258,7 +259,7 @@ def slowly_diverging() -> tuple[Problem, Run, float]:
     ],
     ids=["alone", "with a deeper scalar chain", "with other groups"],
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PLAIN)
 def test_slow_divergence_is_noticed_when_the_weight_overflows_and_not_before(
     company: list[Run], method: Method
 ) -> None:
@@ -491,7 +492,7 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 @pytest.mark.parametrize("m", [256, 600, 1025])
 def test_blocks_of_rows_change_only_rounding(monkeypatch: pytest.MonkeyPatch, k: int, name: str, m: int) -> None:
     problem = make_problem(k, name, m=m)
-    runs = grid(depth=[1, 2], width=5, method=METHODS, scale=0.5, lr=0.02 * RATES[name], weight_decay=0.1)
+    runs = grid(depth=[1, 2], width=5, method=PLAIN, scale=0.5, lr=0.02 * RATES[name], weight_decay=0.1)
     whole = train(problem, runs, name, 8)
     monkeypatch.setattr(overdepth.lab.engine, "BLOCK_BYTES", 1)
     blocks = train(problem, runs, name, 8)
@@ -506,7 +507,7 @@ def test_blocks_of_rows_change_only_rounding(monkeypatch: pytest.MonkeyPatch, k:
 
 def gap_after(problem: Problem, depth: int, lr: float, steps: int) -> float:
     """Distance between balanced factors and the rule, from one start."""
-    runs = [Run(depth, problem.k, "balanced", scale=0.7, seed=4, method=method, lr=lr) for method in METHODS]
+    runs = [Run(depth, problem.k, "balanced", scale=0.7, seed=4, method=method, lr=lr) for method in PLAIN]
     state = train(problem, runs, "l4", steps)
     factors, rule = final_weights(state, problem, 2)
     return float(np.linalg.norm(factors - rule))
@@ -533,7 +534,7 @@ def test_over_a_fixed_time_the_gap_is_first_order(k: int, depth: int) -> None:
 def test_the_rule_of_depth_1_is_plain_gradient_descent() -> None:
     for k, name in CASES:
         problem = make_problem(k, name)
-        runs = [Run(1, scale=0.5, seed=2, lr=0.02, weight_decay=0.1, method=method) for method in METHODS]
+        runs = [Run(1, scale=0.5, seed=2, lr=0.02, weight_decay=0.1, method=method) for method in PLAIN]
         plain, rule = train(problem, [*runs, Run(3, method="end_to_end")], name, 30).loss[:2]
         np.testing.assert_allclose(rule, plain, rtol=1e-12)
 

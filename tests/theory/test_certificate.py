@@ -479,7 +479,6 @@ def test_targets_and_covariances_of_another_shape_are_refused() -> None:
         margin_from_distance(torch.ones(2, 3), torch.eye(2), strong_convexity=1.0, smoothness=1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the message speaks of margin()'s parameter, minimizer")
 def test_targets_that_are_not_finite_are_refused_by_name() -> None:
     refused(r"target.*non-finite", target=torch.tensor([[1.0, math.nan]]))
 

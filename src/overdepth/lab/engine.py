@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from overdepth.gemm import matmul_transposed
-from overdepth.lab.groups import Group, make_groups
+from overdepth.lab.grouping import make_groups
+from overdepth.lab.groups import Group
 from overdepth.lab.objectives import Objective, PowerLoss
 from overdepth.lab.problem import Array, Problem
 from overdepth.lab.run import Run

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from overdepth.chain import product
 from overdepth.lab.run import Run
 from overdepth.rule import SingleOutputCoefficients, end_to_end_update, single_output_coefficients, single_output_update
 
@@ -55,7 +54,7 @@ class ScalarChain(Group):
     with c the product of the scalars s_j, so that with q = <v, G> the gradients are c G and q prod_{i != j} s_i.
     """
 
-    tensors = ("vector", "scalars", "padding", "lr", "decay")
+    tensors: tuple[str, ...] = ("vector", "scalars", "padding", "lr", "decay")
 
     def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
         self.index = index
@@ -64,8 +63,8 @@ class ScalarChain(Group):
         self.vector = torch.stack([f[0][0] for f in factors])
         self.scalars = torch.ones(len(runs), extra, dtype=dtype)
         self.padding = torch.ones(len(runs), extra, dtype=torch.bool)
-        self.lr = _column([run.lr for run in runs], dtype)
-        self.decay = _column([1 - run.lr * run.weight_decay for run in runs], dtype)
+        self.lr = column([run.lr for run in runs], dtype)
+        self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)
         for r, chain in enumerate(factors):
             for j, factor in enumerate(chain[1:]):
                 self.scalars[r, j] = factor[0, 0]
@@ -83,15 +82,20 @@ class ScalarChain(Group):
     @override
     def step(self, grad: Tensor) -> None:
         g, scalars = grad[:, 0], self.scalars
-        inner = torch.bmm(self.vector[:, None], g[:, :, None])[:, 0]
-        # The product of the other scalars: of two, each is the other's; an empty product is 1.
-        rest = scalars.flip(1) if scalars.shape[1] == 2 else scalars[:, self._others].prod(dim=2)
+        inner, rest = self._inner_and_rest(g)
         if self._has_decay:
             self.vector.mul_(self.decay)
             scalars.mul_(self.decay)
         self.vector.addcmul_(g, self._scale.mul_(self.lr), value=-1)
         scalars.addcmul_(rest, inner.mul_(self.lr), value=-1)
         scalars.masked_fill_(self.padding, 1.0)
+
+    def _inner_and_rest(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Q = <v, G>, and for every scalar the product of the others, whose product with q is its gradient."""
+        inner = torch.bmm(self.vector[:, None], g[:, :, None])[:, 0]
+        # Of two, each is the other's; an empty product is 1.
+        rest = self.scalars.flip(1) if self.scalars.shape[1] == 2 else self.scalars[:, self._others].prod(dim=2)
+        return inner, rest
 
 
 class MatrixChain(Group):
@@ -109,8 +113,8 @@ class MatrixChain(Group):
         self._above: list[Tensor] = []
         for j in range(self.depth):
             setattr(self, f"factor{j}", torch.stack([f[j] for f in factors]))
-        self.lr = _column([run.lr for run in runs], dtype)[:, :, None]
-        self.decay = _column([1 - run.lr * run.weight_decay for run in runs], dtype)[:, :, None]
+        self.lr = column([run.lr for run in runs], dtype)[:, :, None]
+        self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)[:, :, None]
         self._has_decay = any(run.weight_decay for run in runs)
 
     @property
@@ -133,9 +137,7 @@ class MatrixChain(Group):
     @override
     def step(self, grad: Tensor) -> None:
         factors, above = self.factors, self._above
-        below = [grad.mul_(-self.lr)]
-        for factor in factors[:-1]:
-            below.append(torch.bmm(below[-1], factor.mT))
+        below = self._below(grad.mul_(-self.lr))
         if self._has_decay:  # the gradients are those of the old factors, one of which `above` ends with
             above = [left.clone() for left in above]
             for factor in factors:
@@ -143,6 +145,13 @@ class MatrixChain(Group):
         for factor, left, right in zip(factors[:-1], above, below[:-1], strict=True):
             factor.baddbmm_(left.mT, right)
         factors[-1].add_(below[-1])
+
+    def _below(self, grad: Tensor) -> list[Tensor]:
+        """R_1, ..., R_N."""
+        below = [grad]
+        for factor in self.factors[:-1]:
+            below.append(torch.bmm(below[-1], factor.mT))
+        return below
 
 
 class EndToEnd(Group):
@@ -155,14 +164,14 @@ class EndToEnd(Group):
         dtype = weights[0].dtype
         self.depth = runs[0].depth
         self.weight = torch.stack(list(weights))
-        self.lr = _column([run.lr for run in runs], dtype)[:, :, None]
+        self.lr = column([run.lr for run in runs], dtype)[:, :, None]
         times = [1.0 if run.depth == float("inf") else run.depth for run in runs]
         decay = [(1 - run.lr * run.weight_decay) ** n for run, n in zip(runs, times, strict=True)]
-        self.decay = _column(decay, dtype)[:, :, None]
+        self.decay = column(decay, dtype)[:, :, None]
         self._has_decay = any(run.weight_decay for run in runs)
         coefficients = [single_output_coefficients(run.depth) for run in runs]
         self.power, self.across, self.along = (
-            _column([float(c[i]) for c in coefficients], dtype)[:, :, None] for i in range(3)
+            column([float(c[i]) for c in coefficients], dtype)[:, :, None] for i in range(3)
         )
 
     @override
@@ -189,33 +198,6 @@ def _update_matrices(weight: Tensor, grad: Tensor, depth: float) -> Tensor:
     return torch.where(finite, update, torch.nan)
 
 
-def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list[Group]:
-    """Sorts runs into as few groups as their architectures allow, each with its initial factors."""
-    members: dict[tuple[object, ...], list[int]] = {}
-    for i, run in enumerate(runs):
-        members.setdefault(_architecture(run, k, d), []).append(i)
-    groups: list[Group] = []
-    for (kind, *_), rows in members.items():
-        index = torch.tensor(rows)
-        chosen = [runs[i] for i in rows]
-        starts = [run.start(k, d) for run in chosen]
-        factors = [[f.to(dtype) for f in start] for start in starts]
-        if kind == "end_to_end":
-            groups.append(EndToEnd(index, chosen, [product(start).to(dtype) for start in starts]))
-        elif kind == "scalar":
-            groups.append(ScalarChain(index, chosen, factors))
-        else:
-            groups.append(MatrixChain(index, chosen, factors))
-    return groups
-
-
-def _architecture(run: Run, k: int, d: int) -> tuple[object, ...]:
-    if run.method == "end_to_end":
-        return ("end_to_end", None if min(k, d) == 1 else run.depth)
-    if k == 1 and (run.width == 1 or run.depth == 1):
-        return ("scalar",)
-    return ("matrix", run.depth, run.width if run.depth > 1 else None)
-
-
-def _column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """One number a run, shape (runs, 1)."""
     return torch.tensor(values, dtype=dtype)[:, None]

@@ -15,7 +15,22 @@ from torch import Tensor
 from overdepth._checks import check_depth, check_positive, check_size
 from overdepth.initialization import INITIALIZATIONS, Init, initial_factors
 
-Method = Literal["gd", "end_to_end"]
+Method = Literal[
+    "gd",
+    "end_to_end",
+    "momentum",
+    "nesterov",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "adam",
+    "momentum_tf1",
+    "nesterov_tf1",
+    "adagrad_tf1",
+    "adadelta_tf1",
+    "rmsprop_tf1",
+    "adam_tf1",
+]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -31,10 +46,11 @@ class Run:
         seed: Of the initial factors. Equal depth, width, init, scale and seed mean equal factors.
         method: ``gd``: gradient descent on the factors. ``end_to_end``: a single layer trained by the end-to-end
             rule, from the product of the factors that ``gd`` would start from (at a depth that is no integer: from
-            the single layer's own draw).
+            the single layer's own draw). The others act on the factors as torch.optim does with its defaults, with
+            the suffix ``_tf1`` as TensorFlow 1 does; :mod:`overdepth.lab.update_rules` has their definitions.
         lr: Learning rate.
-        weight_decay: Of every factor; the end-to-end rule decays its weight as N factors would, by
-            (1 - lr * weight_decay)^N, at infinite depth by (1 - lr * weight_decay).
+        weight_decay: Of every factor, decoupled from the gradient; the end-to-end rule decays its weight as N factors
+            would, by (1 - lr * weight_decay)^N, at infinite depth by (1 - lr * weight_decay).
         norm: If given, the initial factors are rescaled alike so that W_e has this Frobenius norm.
 
     Raises:

@@ -27,7 +27,7 @@ Bound = Callable[[Tensor, float], Tensor]
 """A proved lower bound of lambda_min(T) from margins of any shape and the imbalances' slack."""
 
 _ROUNDING = 1e-12  # of the squared norms: what eigenvalues of the imbalances may be off
-_STEPS = 1024  # of the adaptive envelope
+_STEPS = 4096  # of the adaptive envelope, finer where it starts
 _DEPTH_OF_FALL = 60.0  # in units of log gap, over which the adaptive envelope is computed
 _TINY = 1e-300
 
@@ -38,7 +38,7 @@ class Certificate:
 
     Attributes:
         bound: The name of the bound that won: ``single layer``, ``two layers``, ``scalar chain``, ``homogeneous``,
-            ``single input and output``, ``three layers``, ``chain`` or ``lazy``.
+            ``single input and output``, ``three layers``, ``chain`` or ``lazy``; ``none`` if no bound is positive.
         alpha: The proved lower bound of lambda_min(T(t)) for all t >= 0.
         pl: gamma = 2 mu of the loss.
         gap: f(W(0)) - f*.
@@ -150,13 +150,15 @@ def certify(
     operator = transfer_operator(wide)
     minimum, norms = certified_minimum(operator), spectral_norms(wide)
 
-    margin_at = margin_of_gap(target, strong_convexity, covariance=covariance)
+    margin_at = margin_of_gap(target, strong_convexity, covariance=covariance, qualified_name="target")
     least = margin_at(torch.tensor(gap, dtype=torch.float64))
     bounds, refused = _bounds(wide)
     alphas = {name: float(bound(least, slack).clamp_min(0.0)) for name, bound in bounds.items()}
     if len(wide) > 1:
         alphas["lazy"] = lazy_certificate(norms, minimum, gap=gap, pl=pl, reach=2.0).alpha
     best = max(alphas, key=lambda name: alphas[name])
+    best = best if alphas[best] > 0 else "none"
+    alpha = alphas.get(best, 0.0)
     descent = largest_step(
         norms,
         {name: bound for name, bound in bounds.items() if name in ROBUST},
@@ -169,7 +171,7 @@ def certify(
     )
     return Certificate(
         bound=best,
-        alpha=alphas[best],
+        alpha=alpha,
         pl=pl,
         gap=float(gap),
         margin=float(least),
@@ -178,8 +180,8 @@ def certify(
         frozen_alpha=operator.min_eigenvalue(),
         step_size=descent.step_size,
         discrete_alpha=descent.alpha,
-        explanation=_explain(best, alphas[best], pl, float(least), descent, refused),
-        _adaptive=_adaptive(bounds, margin_at, slack, alphas[best], float(gap), pl),
+        explanation=_explain(best, alpha, pl, float(least), descent, refused),
+        _adaptive=_adaptive(bounds, margin_at, slack, alpha, float(gap), pl),
     )
 
 
@@ -238,7 +240,7 @@ def _adaptive(
 
     The rate does not decrease along it, so that the curve lies above the solution of G' = -pl alpha(G) G.
     """
-    logs = torch.linspace(0, -_DEPTH_OF_FALL, _STEPS, dtype=torch.float64)
+    logs = -_DEPTH_OF_FALL * torch.linspace(0, 1, _STEPS, dtype=torch.float64).square()
     margin = margin_at(gap * logs.exp())
     rates = torch.stack([bound(margin, slack) for bound in bounds.values()]).amax(0).clamp_min(alpha)
     spans = (logs[:-1] - logs[1:]) / (pl * rates[:-1])
@@ -267,7 +269,7 @@ def _explain(best: str, alpha: float, pl: float, margin: float, descent: Descent
         f"gradient descent with a learning rate up to {descent.step_size:.3g} follows at least at the rate "
         f"{descent.alpha * pl / 2:.3g}"
         if descent.step_size is not None
-        else "no step size of gradient descent is proved"
+        else f"no step size of gradient descent is proved: {descent.reason}"
     )
     return (
         f"The bound '{best}' proves lambda_min(T) >= {alpha:.3g} for all time{with_margin}: the gap falls at least "

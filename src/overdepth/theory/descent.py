@@ -26,13 +26,15 @@ from torch import Tensor
 from overdepth.theory.lazy import lazy_certificate
 
 _BISECTIONS = 60
+_SLOWEST = 1e-12  # contraction a step below which a proof is of no use
 
 
 class Descent(NamedTuple):
-    """A learning rate, None if nothing is proved, and the bound of lambda_min(T) along gradient descent with it."""
+    """A learning rate, the bound of lambda_min(T) along gradient descent with it, or why there is none (None, 0)."""
 
     step_size: float | None
     alpha: float
+    reason: str = ""
 
 
 def largest_step(
@@ -65,7 +67,7 @@ def largest_step(
 
     best = along(0.0)
     if best <= 0:
-        return Descent(None, 0.0)
+        return Descent(None, 0.0, "the bound needs imbalances, or a path, that gradient descent does not keep exactly")
     alpha = max(best / 2, lazy)
     largest = 1 / _curvature(norms + 4 * math.sqrt(gap / (alpha * pl)), smoothness, gap)
     low, high = 0.0, largest
@@ -77,7 +79,9 @@ def largest_step(
             low = middle
         else:
             high = middle
-    return Descent(low, alpha) if low > 0 else Descent(None, 0.0)
+    if low * alpha * pl / 2 < _SLOWEST:
+        return Descent(None, 0.0, "the curvature on the way may be so large that the proved step is useless")
+    return Descent(low, alpha)
 
 
 def _curvature(norms: Tensor, smoothness: float, gap: float) -> float:

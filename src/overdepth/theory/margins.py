@@ -92,11 +92,18 @@ def margin_from_distance(
 
 
 def margin_of_gap(
-    minimizer: Tensor, strong_convexity: float, index: int | None = None, covariance: Tensor | None = None
+    minimizer: Tensor,
+    strong_convexity: float,
+    index: int | None = None,
+    covariance: Tensor | None = None,
+    *,
+    qualified_name: str = "minimizer",
 ) -> Callable[[Tensor], Tensor]:
     """:func:`margin` as a function of gaps of any shape; decomposes the minimizer once."""
-    check_matrix(minimizer, "minimizer")
+    check_matrix(minimizer, qualified_name)
     wide = minimizer.detach().double()
+    if not bool(wide.isfinite().all()):
+        raise ValueError(f"{qualified_name} of shape {tuple(minimizer.shape)} has non-finite entries.")
     sigma = _singular(wide, index)
     if covariance is None:
         return lambda gaps: (sigma - (2 * gaps / strong_convexity).sqrt()).clamp_min(0.0)
@@ -126,8 +133,6 @@ def check_convexity(strong_convexity: float, smoothness: float) -> None:
 
 
 def _singular(matrix: Tensor, index: int | None) -> Tensor:
-    if not bool(matrix.isfinite().all()):
-        raise ValueError(f"minimizer of shape {tuple(matrix.shape)} has non-finite entries.")
     smaller = min(matrix.shape)
     which = smaller if index is None else check_size(index, "index")
     if which > smaller:

@@ -228,4 +228,6 @@ def _chain_of(factors: Sequence[Tensor], depth: int) -> list[Tensor]:
 def _check_single(factors: Sequence[Tensor]) -> None:
     k, d = factors[-1].shape[0], factors[0].shape[1]
     if k > 1 or d > 1:
-        raise ValueError(f"the end-to-end weight has shape ({k}, {d}), expected one input and one output.")
+        raise ValueError(
+            f"the end-to-end weight has shape ({k}, {d}), expected one input and one output; certify covers any shape."
+        )
