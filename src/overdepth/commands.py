@@ -18,7 +18,9 @@ from overdepth.lab import DATASETS, SCALINGS, RunCache, load_problem
 from overdepth.lab.problem import Problem
 from overdepth.paper import ITEMS
 from overdepth.paper.claim import HORIZON, Claim, number
+from overdepth.paper.context import Context
 from overdepth.paper.folder import check_destination, replacing
+from overdepth.paper.kept import KeptData
 from overdepth.paper.report import write_report
 from overdepth.paper.reproduce import reproduce as run_items
 from overdepth.rates_command import EPILOG, SHORT, rates
@@ -105,7 +107,8 @@ def reproduce(
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
     console.print(_describe(problem, data))
     with progress_reporter() as reporter:
-        results = run_items(chosen, problem, steps=steps, seeds=range(seeds), cache=RunCache(), reporter=reporter)
+        context = Context(problem, range(seeds), steps, cache=RunCache(), kept=KeptData(), reporter=reporter)
+        results = run_items(chosen, context)
     command = shlex.join(
         ["overdepth", "reproduce", *(item.name for item in chosen), "--data", data]
         + (["--target", target] if target else [])

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from overdepth.paper.reproduce import Reporter
+from overdepth.paper.context import Reporter
 
 
 class OutputConsole(Console):

@@ -10,8 +10,9 @@ from overdepth.chain import imbalance, product
 from overdepth.lab import Problem, RunCache, load_problem
 from overdepth.paper import ITEMS, fig2, fig3
 from overdepth.paper.claim import Setting
+from overdepth.paper.context import Context, joined
 from overdepth.paper.item import LEARNING_RATES
-from overdepth.paper.reproduce import Reproduced, joined, reproduce
+from overdepth.paper.reproduce import Reproduced, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="module")
 def results(problem: Problem) -> dict[str, Reproduced]:
-    found = reproduce([fig2.ITEM, fig3.ITEM], problem, steps=6000, seeds=(0, 1))
+    found = reproduce([fig2.ITEM, fig3.ITEM], Context(problem, (0, 1), 6000))
     return {result.item.name: result for result in found}
 
 
@@ -120,14 +121,14 @@ def test_figure_3_takes_the_best_finite_rate_and_computes_the_catch_up() -> None
 def test_a_problem_with_several_targets_is_refused(problem: Problem) -> None:
     several = Problem(problem.X[:, 2:], problem.X[:, :2])
     with pytest.raises(ValueError, match="single target"):
-        reproduce([fig3.ITEM], several, steps=1, seeds=(0,))
+        reproduce([fig3.ITEM], Context(several, (0,), 1))
 
 
 def test_finished_runs_are_reused(problem: Problem, tmp_path: object) -> None:
     cache = RunCache(folder=tmp_path)  # type: ignore[arg-type]
-    first, second = (reproduce([fig3.ITEM], problem, steps=50, seeds=(0,), cache=cache)[0] for _ in range(2))
+    first, second = (reproduce([fig3.ITEM], Context(problem, (0,), 50, cache=cache))[0] for _ in range(2))
     np.testing.assert_array_equal(first.data["loss"], second.data["loss"])
-    more = reproduce([fig3.ITEM], problem, steps=50, seeds=(0, 1), cache=cache)[0]
+    more = reproduce([fig3.ITEM], Context(problem, (0, 1), 50, cache=cache))[0]
     assert more.data.sizes["run"] == 2 * first.data.sizes["run"]
 
 

@@ -104,7 +104,7 @@ def _code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
     names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
-    names += ["gemm", "lab/settings"]
+    names += ["gemm", "lab/settings", "lab/grouping", "lab/adaptive", "lab/update_rules"]
     digest = hashlib.sha256()
     for name in names:
         digest.update((root / f"{name}.py").read_bytes())

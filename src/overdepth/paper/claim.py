@@ -19,12 +19,21 @@ HORIZON = 100_000
 
 @dataclass(frozen=True)
 class Setting:
-    """Under what a claim was examined: the data, their scaling, the seeds and the number of steps."""
+    """Under what a claim was examined: the data, their scaling, the seeds and the number of steps.
+
+    Attributes:
+        data: Name of the data set, or what was drawn.
+        scaling: How it was scaled.
+        seeds: The seeds.
+        steps: Iterations of the runs.
+        horizon: Iterations that the statements are about; fewer of them give no verdict. 0: they are about none.
+    """
 
     data: str
     scaling: str
     seeds: tuple[int, ...]
     steps: int
+    horizon: int = HORIZON
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ class Statement:
         *,
         note: str = "",
         control: bool = False,
+        too_few: str = "",
     ) -> Claim:
         """The verdict on a comparison.
 
@@ -99,10 +109,11 @@ class Statement:
             setting: Under what.
             note: What a reader should know besides.
             control: Whether the comparison is a control of ours that the paper does not have.
+            too_few: Why what was run cannot decide, in a sentence, if it cannot: too few random starts, say.
 
         Returns:
-            The claim. It is inconclusive if the runs were shorter than the horizon, or if a number is undefined and
-            no other one fails.
+            The claim. It is inconclusive if the runs were shorter than the horizon, if ``too_few`` says so, or if a
+            number is undefined and no other one fails.
         """
         table = np.array(samples, dtype=np.float64).reshape(len(samples), -1)
         notes = [note.strip()] if note else []
@@ -121,10 +132,29 @@ class Statement:
                 verdict = "holds"
         if known.shape != table.shape:
             notes.append("Partly undefined within the horizon: a level was not reached, or a run diverged.")
-        if setting.steps < HORIZON:
+        if too_few:
+            notes.append(too_few)
+        if too_few or setting.steps < setting.horizon:
             verdict = "inconclusive"
-        if setting.steps != HORIZON:
-            notes.append(f"{setting.steps:,} iterations; the statement is about {HORIZON:,}.")
+        if setting.horizon and setting.steps != setting.horizon:
+            notes.append(f"{setting.steps:,} iterations; the statement is about {setting.horizon:,}.")
+        return self._claim(comparison, setting, value, spread, verdict, " ".join(notes), control=control)
+
+    def not_run(self, comparison: str, setting: Setting, note: str) -> Claim:
+        """The claim without a verdict, for what was not asked for; ``note`` says how to run it."""
+        return self._claim(comparison, setting, None, None, "not run", note)
+
+    def _claim(
+        self,
+        comparison: str,
+        setting: Setting,
+        value: float | None,
+        spread: tuple[float, float] | None,
+        verdict: Verdict,
+        note: str,
+        *,
+        control: bool = False,
+    ) -> Claim:
         return Claim(
             id=self.id,
             source=f"{self.source}; {CONTROL}" if control else self.source,
@@ -138,7 +168,7 @@ class Statement:
             range=spread,
             threshold=self.threshold,
             verdict=verdict,
-            note=" ".join(notes),
+            note=note,
         )
 
 

@@ -11,7 +11,8 @@ from overdepth.lab.curves import Ratio, catch_up, first_step, gaps, ratio_of_tim
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run
 from overdepth.paper.claim import Claim, Setting, Statement
-from overdepth.paper.item import Item, Picture, Plan, start_norm
+from overdepth.paper.context import Plan
+from overdepth.paper.item import Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import Curve, gap_figure
 
 LEARNING_RATE = 1e-3
@@ -201,7 +202,8 @@ ITEM = Item(
         "Controls: balanced factors of that W_e; initial W_e matched in norm between widths, and between depths.",
         f"Losses were recorded every {RECORD_EVERY} iterations; times between are interpolated in the logarithm.",
     ),
-    plans=plans,
+    statements=(RULE, RULE_BALANCED, WIDTH, DEPTH),
+    work=of_sweeps("fig2", plans),
     claims=claims,
     pictures=pictures,
 )

@@ -11,7 +11,8 @@ from overdepth.lab.curves import best_run, catch_up, gaps, mean_log_ratio, selec
 from overdepth.lab.problem import Array, Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement, number
-from overdepth.paper.item import LEARNING_RATES, Item, Picture, Plan, start_norm
+from overdepth.paper.context import Plan
+from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import Curve, gap_figure, learning_rate_figure
 
 RECORD_EVERY = 100
@@ -133,7 +134,8 @@ ITEM = Item(
         "runs that stayed finite.",
         "Control: depth 2 and 3 with the initial W_e rescaled to the norm of depth 1's, tuned alike.",
     ),
-    plans=plans,
+    statements=(SLOWER, FASTER),
+    work=of_sweeps("fig3", plans),
     claims=claims,
     pictures=pictures,
 )

@@ -1,17 +1,17 @@
-"""Interactive figures of gap curves, drawn alike everywhere: a colour a depth, a dash an arm."""
+"""Interactive figures of curves, drawn alike everywhere: a colour a depth, a dash an arm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
 
 from overdepth.lab.problem import Array
 
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")  # Okabe & Ito
-MAX_POINTS = 400
+COLORS = ("#737373", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")  # Okabe & Ito
+MAX_POINTS = 300
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Curve:
 
 def gap_figure(steps: Array, curves: Sequence[Curve], *, title: str, unit: str = "iterations") -> go.Figure:
     """Gaps, logarithmic, against iterations or time, linear or logarithmic by a button."""
-    chosen = _thinned(steps)
-    figure = _figure(title, x=unit, y="loss minus optimal loss")
+    chosen = thinned(steps)
+    figure = blank_figure(title, x=unit, y="loss minus optimal loss")
     for curve in curves:
-        _add(figure, steps[chosen], curve, curve.values[:, chosen])
+        thin = replace(curve, values=curve.values[:, chosen])
+        add_curve(figure, steps[chosen], thin)
     buttons = [
         {"label": f"{kind} {unit}", "method": "relayout", "args": [{"xaxis.type": kind, "xaxis.autorange": True}]}
         for kind in ("linear", "log")
@@ -50,41 +51,56 @@ def gap_figure(steps: Array, curves: Sequence[Curve], *, title: str, unit: str =
 
 def learning_rate_figure(rates: Sequence[float], curves: Sequence[Curve], *, title: str) -> go.Figure:
     """A final gap against the learning rate, both logarithmic."""
-    figure = _figure(title, x="learning rate", y="gap at the last iteration")
+    figure = blank_figure(title, x="learning rate", y="gap at the last iteration", log_x=True)
     for curve in curves:
-        _add(figure, np.asarray(rates), curve, curve.values, mode="lines+markers")
-    figure.update_xaxes(type="log", exponentformat="power")
+        add_curve(figure, np.asarray(rates), curve, mode="lines+markers")
     return figure
 
 
-def _figure(title: str, *, x: str, y: str) -> go.Figure:
+def blank_figure(
+    title: str, *, x: str, y: str, log_x: bool = False, log_y: bool = True, height: int = 560
+) -> go.Figure:
+    """Axes in the report's style, without a curve; its page gives it the colours of the reader's theme."""
     figure = go.Figure()
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "x": 0.01},
         legend={"orientation": "h", "y": -0.2},
         margin={"l": 60, "r": 15, "t": 70, "b": 40},
-        height=560,
+        height=height,
         hovermode="x unified",
     )
     figure.update_xaxes(title_text=x)
-    figure.update_yaxes(title_text=y, type="log", exponentformat="power")
+    figure.update_yaxes(title_text=y)
+    for axis, logarithmic in ((figure.layout.xaxis, log_x), (figure.layout.yaxis, log_y)):
+        if logarithmic:
+            axis.update(type="log", exponentformat="power")
     return figure
 
 
-def _add(figure: go.Figure, x: Array, curve: Curve, values: Array, *, mode: str = "lines") -> None:
-    drawn = np.where(values > 0, values, np.nan)  # a logarithmic axis has no place for the others
-    finite = np.isfinite(drawn).all(axis=0)
+def add_curve(figure: go.Figure, x: Array, curve: Curve, *, mode: str = "lines") -> None:
+    """Draws a curve: the median over seeds as a line, their range as a band.
+
+    Args:
+        figure: From :func:`blank_figure`.
+        x: Shape (points,).
+        curve: What to draw.
+        mode: Plotly's: "lines", "markers" or "lines+markers".
+    """
+    values = np.asarray(curve.values, dtype=np.float64)
+    if figure.layout.yaxis.type == "log":
+        values = np.where(values > 0, values, np.nan)  # a logarithmic axis has no place for the others
+    finite = np.isfinite(values).all(axis=0)
     median, low, high = np.full(len(x), np.nan), np.full(len(x), np.nan), np.full(len(x), np.nan)
     if finite.any():
-        median[finite] = np.median(drawn[:, finite], axis=0)
-        low[finite], high[finite] = drawn[:, finite].min(axis=0), drawn[:, finite].max(axis=0)
+        median[finite] = np.median(values[:, finite], axis=0)
+        low[finite], high[finite] = values[:, finite].min(axis=0), values[:, finite].max(axis=0)
     color = COLORS[curve.color % len(COLORS)]
     if len(values) > 1 and finite.any():
         figure.add_trace(
             go.Scatter(
-                x=np.concatenate([x[finite], x[finite][::-1]]),
-                y=_rounded(np.concatenate([low[finite], high[finite][::-1]])),
+                x=_packed(np.concatenate([x[finite], x[finite][::-1]])),
+                y=_packed(np.concatenate([low[finite], high[finite][::-1]])),
                 fill="toself",
                 fillcolor=color,
                 opacity=0.12,
@@ -96,8 +112,8 @@ def _add(figure: go.Figure, x: Array, curve: Curve, values: Array, *, mode: str 
         )
     figure.add_trace(
         go.Scatter(
-            x=x,
-            y=_rounded(median),
+            x=_packed(x),
+            y=_packed(median),
             mode=mode,
             name=curve.label,
             legendgroup=curve.label,
@@ -107,12 +123,14 @@ def _add(figure: go.Figure, x: Array, curve: Curve, values: Array, *, mode: str 
     )
 
 
-def _rounded(values: Array) -> list[float | None]:
-    """Five significant digits, None for NaN: keeps the page small, and valid JSON."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+def _packed(values: Array) -> np.ndarray:
+    """Single precision, which pages hold as base64: half as long as digits. What it cannot hold becomes NaN."""
+    with np.errstate(over="ignore"):
+        packed = np.asarray(values, dtype=np.float32)
+    return np.where(np.isfinite(packed) & ((packed != 0) | (np.asarray(values) == 0)), packed, np.float32(np.nan))
 
 
-def _thinned(steps: Array) -> np.ndarray:
+def thinned(steps: Array) -> np.ndarray:
     """At most about ``MAX_POINTS`` of the recorded steps, dense in both a linear and a logarithmic view."""
     if len(steps) <= MAX_POINTS:
         return np.arange(len(steps))
