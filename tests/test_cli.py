@@ -15,6 +15,8 @@ import pytest
 import xarray as xr
 
 from overdepth.cli import main
+from overdepth.paper import ITEMS
+from overdepth.reproduce_command import chosen_items
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,7 @@ def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "What the paper said" in page
     assert "overdepth reproduce fig2 fig3 --data breast-cancer" in page
-    assert page.count("Plotly.newPlot(") >= 6
+    assert page.count('class="plot"') >= 6
 
 
 def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["fig9"], "item 'fig9' is unknown, expected some of fig2, fig3"),
+        (["fig9"], "item 'fig9' is unknown, expected some of papers, beyond, map, network, fig2, fig3"),
         (["--data", "mnist"], "data set 'mnist' is unknown, expected one of auto, ethanol, breast-cancer"),
         (["--data", "missing.csv"], "missing.csv does not exist"),
         (["--scaling", "whitened"], "scaling is 'whitened', expected one of standard"),
@@ -143,6 +145,23 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("overdepth 0.")
 
 
+def test_the_list_names_every_item(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.split() and line.split()[0] in ITEMS] == list(ITEMS)
+    assert reproduce("fig3", "--list") == 0
+    assert "fig2" not in capsys.readouterr().out
+
+
+def test_what_is_run_if_nothing_is_named() -> None:
+    assert {item.part for item in chosen_items([])} == {"papers"}
+    assert [item.name for item in chosen_items([], quick=True)] == [
+        name for name, item in ITEMS.items() if item.part != "network"
+    ]
+    assert [item.name for item in chosen_items(["fig3", "fig2"])] == ["fig2", "fig3"]
+    assert {item.part for item in chosen_items(["beyond"])} == {"beyond"}
+
+
 @pytest.mark.slow
 def test_an_interrupt_keeps_the_old_report_and_the_finished_sweeps(tmp_path: Path) -> None:
     out = tmp_path / "report"
@@ -158,7 +177,7 @@ def test_an_interrupt_keeps_the_old_report_and_the_finished_sweeps(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; finished sweeps are kept" in errors
+    assert "interrupted; what was finished is kept" in errors
     assert "Traceback" not in errors
     assert (out / "index.html").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

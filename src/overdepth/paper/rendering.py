@@ -15,8 +15,6 @@ from markupsafe import Markup
 from overdepth._version import __version__
 from overdepth.paper.claim import number
 
-_PLOTLY = {"responsive": True, "displaylogo": False}
-
 
 def write_page(path: Path, template: str, **values: object) -> None:
     """Writes a template of this package as a page; besides ``values`` it knows ``plotly`` and ``versions``.
@@ -47,8 +45,14 @@ def write_page(path: Path, template: str, **values: object) -> None:
 
 
 def embedded(figure: go.Figure) -> Markup:
-    """An interactive figure for a page that holds Plotly's script already."""
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOTLY))  # noqa: S704 - Plotly's own
+    """An interactive figure for a page that holds Plotly's script and ``page.js``, which draws it."""
+    content = json.loads(figure.to_json())
+    content["layout"].pop("template", None)  # the page has its own colours
+    height = int(content["layout"].get("height", 450))
+    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return Markup(  # noqa: S704 - nothing in it can end the element
+        f'<div class="plot" style="min-height:{height}px"></div><script type="application/json">{text}</script>'
+    )
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,39 +1,101 @@
-"""The report: a self-contained page that needs no network, the claims as JSON, the curves as NetCDF."""
+"""The report: a self-contained page that needs no network, the claims as JSON, the data as NetCDF."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from overdepth.lab.problem import SCALING_MEANINGS, Problem
+from overdepth.lab.problem import SCALING_MEANINGS
+from overdepth.paper.claim import Claim
+from overdepth.paper.context import Context
+from overdepth.paper.item import PARTS, Part
 from overdepth.paper.rendering import embedded, write_json, write_page
 from overdepth.paper.reproduce import Reproduced
+from overdepth.paper.static import write_figures
 
 
-def write_report(folder: Path, results: Sequence[Reproduced], problem: Problem, command: str) -> None:
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of.
+
+    Attributes:
+        results: From :func:`reproduce`, at least one.
+        context: Under which they were made.
+        command: The command line that makes this report again.
+        command_of: The command line that makes the report of one item, from its name.
+        not_run: Claims of items that were left out.
+    """
+
+    results: Sequence[Reproduced]
+    context: Context
+    command: str
+    command_of: Callable[[str], str]
+    not_run: Sequence[Claim] = ()
+
+    @property
+    def claims(self) -> list[Claim]:
+        """All claims in the order of their items, those that were not run last."""
+        return [claim for result in self.results for claim in result.claims] + list(self.not_run)
+
+
+def write_report(folder: Path, report: Report, *, static: bool = False) -> None:
     """Writes ``index.html``, ``claims.json`` and an ``.nc`` file for every item into an existing, empty folder.
 
     Args:
         folder: Where to write.
-        results: From :func:`reproduce`, at least one.
-        problem: What they are about.
-        command: The command line that makes this report.
+        report: What to write.
+        static: Whether every figure is written to ``figures`` too, as PNG and SVG; :func:`check_static` tells whether
+            that can be done.
     """
-    claims = [claim for result in results for claim in result.claims]
+    claims, context = report.claims, report.context
     write_json(folder / "claims.json", [claim.to_json() for claim in claims])
-    for result in results:
-        result.data.to_netcdf(folder / f"{result.item.name}.nc", engine="h5netcdf")
     sections = []
-    for result in results:
-        pictures = [(picture.caption, embedded(picture.figure)) for picture in result.item.pictures(result.data)]
-        sections.append({"result": result, "item": result.item, "pictures": pictures})
+    drawn = {}
+    for result in report.results:
+        name = result.item.name
+        result.data.to_netcdf(folder / f"{name}.nc", engine="h5netcdf")
+        pictures = result.item.pictures(result.data)
+        drawn.update({f"{name}-{i}": picture.figure for i, picture in enumerate(pictures, start=1)})
+        sections.append(
+            {
+                "result": result,
+                "item": result.item,
+                "pictures": [(picture.caption, embedded(picture.figure)) for picture in pictures],
+                "command": report.command_of(name),
+                "settings": {key.replace("_", " "): value for key, value in result.data.attrs.items()},
+            }
+        )
     write_page(
         folder / "index.html",
         "page.html",
         sections=sections,
         claims=claims,
-        problem=problem,
-        setting=results[0].setting,
-        scaling_meaning=SCALING_MEANINGS[problem.scaling],
-        command=command,
+        not_run=report.not_run,
+        overview=_overview(report),
+        problem=context.problem,
+        scaling_meaning=SCALING_MEANINGS[context.problem.scaling],
+        steps=context.steps,
+        seeds=context.seeds,
+        quick=context.quick,
+        command=report.command,
     )
+    if static:
+        write_figures(folder / "figures", drawn)
+
+
+def _overview(report: Report) -> list[tuple[Part, str, list[tuple[str, list[Claim]]]]]:
+    """Part by part the statements with their claims."""
+    parts: dict[Part, list[Claim]] = {}
+    for result in report.results:
+        parts.setdefault(result.item.part, []).extend(result.claims)
+    if report.not_run:
+        parts.setdefault("network", []).extend(report.not_run)
+    return [(part, PARTS[part].capitalize(), _by_id(parts[part])) for part in PARTS if part in parts]
+
+
+def _by_id(claims: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
+    order = list(dict.fromkeys(claim.id for claim in claims))
+    ordered = sorted(claims, key=lambda claim: order.index(claim.id))
+    return [(name, list(group)) for name, group in itertools.groupby(ordered, key=lambda claim: claim.id)]
