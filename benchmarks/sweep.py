@@ -31,11 +31,13 @@ from measure import fastest, machine, peak_memory, reset_peak_memory, timed
 from overdepth.gemm import matmul_transposed
 from overdepth.lab import Problem, Run, grid, load_problem, objective
 from overdepth.lab.engine import Engine
+from overdepth.lab.run import METHODS
 from overdepth.lab.settings import Settings
 from overdepth.paper.item import LEARNING_RATES
 
 GEMM_SIZE = 2048
 LOOP_STEPS = 40
+METHOD_STEPS = 500
 
 
 def main() -> None:
@@ -58,6 +60,7 @@ def main() -> None:
     }
     for name in ("l4", "l2"):
         figures[name] = _measure(problem, runs, name, options.steps, options.rounds)
+    figures["onednn_peak_fraction_by_method"] = _by_method(problem, options.rounds)
     figures["microseconds_per_step_by_runs"] = {name: _by_runs(problem, name) for name in ("l4", "l2")}
     print(json.dumps(figures))
 
@@ -96,6 +99,25 @@ def _measure(problem: Problem, runs: list[Run], name: str, steps: int, rounds: i
     figures = {key: round(value, 3) for key, value in figures.items()}
     print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
     return figures
+
+
+def _by_method(problem: Problem, rounds: int) -> dict[str, float]:
+    """The fraction of the peak for each method on the grid of the sweep, and for four methods in one sweep."""
+    table = [("gd", "adagrad_tf1", "adadelta_tf1", "adam_tf1")]
+    found = {}
+    for methods in [*((method,) for method in METHODS), *table]:
+        runs = grid(depth=[1, 2, 3], lr=LEARNING_RATES, seed=range(5 if len(methods) == 1 else 2), method=methods)
+        engine = Engine(problem, runs, objective("l4"), Settings(steps=METHOD_STEPS))
+        _, gemm = _gemms()
+        fractions = []
+        engine.advance(engine.start())
+        for _ in range(rounds):
+            peak = 2 * GEMM_SIZE**3 / fastest(gemm)
+            state, seconds = timed(lambda engine=engine: engine.advance(engine.start()))  # type: ignore[misc]
+            fractions.append(4.0 * problem.m * problem.d * state.run_steps / seconds / peak)
+        found[" + ".join(methods)] = round(statistics.median(fractions), 3)
+    print(f"l4, fraction of the peak by method: {found}")
+    return found
 
 
 def _by_runs(problem: Problem, name: str) -> dict[int, float]:

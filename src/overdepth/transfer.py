@@ -7,6 +7,7 @@ is its balanced case. The smallest eigenvalue of T bounds the rate at which the 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -26,7 +27,8 @@ class ExtremeEigenvalue(NamedTuple):
 
     Attributes:
         value: The Rayleigh quotient of the vector found: never below the smallest, never above the largest one.
-        residual: ||T(Z) - value Z||_F of that vector, of norm 1.
+        residual: ||T(Z) - value Z||_F of that vector, of norm 1; 0 where the value belongs to a direction that the
+            first or last factor does not see, and comes from a Gram matrix.
         lower: A certified lower bound.
         upper: A certified upper bound.
     """
@@ -58,6 +60,12 @@ class TransferOperator:
         above, below = wide[:0:-1], wide[:-1]
         self._above = list(itertools.accumulate(above, torch.matmul))[::-1]  # W_N ... W_{j+1}, j = 1 .. N-1
         self._below = list(itertools.accumulate(below, lambda q, f: f @ q))  # W_{j-1} ... W_1, j = 2 .. N
+        self._norms = [float(torch.linalg.matrix_norm(f)) for f in wide]
+        if not math.isfinite(self.mean_eigenvalue() * (self.shape[0] * self.shape[1]) ** 2):
+            raise ValueError(
+                f"the factors have norms {', '.join(f'{norm:.3g}' for norm in self._norms)}: their transfer operator "
+                f"overflows float64; scale them down."
+            )
 
     @cached_property
     def _left(self) -> list[Tensor]:
@@ -143,6 +151,7 @@ class TransferOperator:
         reduced, others = self._reduced()
         value, residual = TransferOperator(reduced)._iterated(which, upper)
         found = min([value, *others]) if which == "smallest" else max([value, *others])
+        residual = residual if found == value else 0.0
         value = min(max(found, lower), upper)
         return ExtremeEigenvalue(value, residual, *((lower, value) if which == "smallest" else (value, upper)))
 
@@ -210,10 +219,11 @@ class TransferOperator:
         if self.depth == 1:
             return 1.0, 1.0
         lower = upper = 0.0
-        for (low_a, top_a, size_a), (low_b, top_b, size_b) in self._extremes:
-            noise_a, noise_b = slack * size_a * top_a, slack * size_b * top_b
-            lower += max(low_a - noise_a, 0.0) * max(low_b - noise_b, 0.0)
-            upper += (top_a + noise_a) * (top_b + noise_b)
+        for j, (left, right) in enumerate(self._extremes):
+            low_a, top_a = _widened(left, slack, math.prod(self._norms[j + 1 :]), self.depth - j - 1)
+            low_b, top_b = _widened(right, slack, math.prod(self._norms[:j]), j)
+            lower += low_a * low_b
+            upper += top_a * top_b
         return lower, upper
 
     @cached_property
@@ -241,6 +251,17 @@ class TransferOperator:
 
     def __repr__(self) -> str:
         return f"TransferOperator(shape={self.shape}, depth={self.depth})"
+
+
+def _widened(extremes: tuple[float, float, int], slack: float, norm: float, count: int) -> tuple[float, float]:
+    """Bounds of the eigenvalues of P P^T from the computed ones, P being a product of ``count`` factors.
+
+    The eigenvalues are off by at most slack times size times the largest, the singular values of P by slack times the
+    product of the factors' norms for every multiplication that made it.
+    """
+    low, top, size = extremes
+    noise, shift = slack * size * top, slack * size * norm * max(count - 1, 0)
+    return max(math.sqrt(max(low - noise, 0.0)) - shift, 0.0) ** 2, (math.sqrt(top + noise) + shift) ** 2
 
 
 def _gram_extremes(rows: Tensor) -> tuple[float, float, int]:

@@ -9,7 +9,7 @@ method         torch.optim's defaults                              with ``_tf1``
 momentum       b <- 0.9 b + g; u = b                               the same
 nesterov       b as above; u = g + 0.9 b                           the same
 adagrad        s <- s + g^2 from 0; u = g / (sqrt(s) + 1e-10)      s from 0.1; u = g / sqrt(s), no epsilon
-adadelta       rho 0.9, epsilon 1e-6                               rho 0.95, epsilon 1e-8, the step times lr
+adadelta       rho 0.9, epsilon 1e-6, the step times lr            rho 0.95, epsilon 1e-8, the step times lr
 rmsprop        s <- 0.99 s + 0.01 g^2 from 0;                      0.9 and 0.1, s from 1; u = g / sqrt(s + 1e-10)
                u = g / (sqrt(s) + 1e-8)
 adam           0.9, 0.999; epsilon 1e-8 added to the root of the   epsilon 1e-8 added to the root of the raw second

@@ -57,12 +57,12 @@ def _tracked(weight: Tensor, grad: Tensor, depth: float, states: list[dict[str, 
     """The rule in the bases that the states keep, which it brings up to date."""
     smaller = min(weight.shape[-2:])
     basis = None
-    if all("basis" in state for state in states):
+    if all("basis" in state and state["basis"].shape[-1] == smaller for state in states):
         bases = [state["basis"].to(weight.device, torch.float32) for state in states]
         basis = torch.stack(bases).reshape(*weight.shape[:-2], smaller, smaller)
     found = tracked_update(weight.float(), grad.float(), depth, basis)
     for i, state in enumerate(states):
-        state["basis"] = found.basis.reshape(len(states), -1, smaller, smaller)[i]
+        state["basis"] = found.basis.reshape(len(states), -1, smaller, smaller)[i].clone()
         state["error"] = found.error.reshape(len(states), -1)[i].amax()
     return found.update.to(grad.dtype)
 

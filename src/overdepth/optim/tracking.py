@@ -101,7 +101,9 @@ def _decomposed(weight: Tensor) -> Tensor:
 def _coordinates(weight: Tensor, basis: Tensor, depth: float) -> _Coordinates:
     """The rows of U^T W have the singular values for norms."""
     rows = matmul(basis.mT, weight)
-    singular = without_noise(rows.norm(dim=-1), 4 * torch.finfo(torch.float32).eps)
+    lengths = rows.norm(dim=-1)
+    singular = without_noise(lengths, 4 * torch.finfo(torch.float32).eps)
+    singular = torch.where(lengths.isfinite(), singular, torch.nan)  # an overflow is no zero: E has to show it
     right = torch.where(singular > 0, 1 / singular, 0.0)[..., :, None] * rows
     return _Coordinates(basis, singular, right, *inside_and_beside(singular, depth))
 

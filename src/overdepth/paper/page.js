@@ -13,6 +13,7 @@
     const paper = dark ? "#0d1117" : "#ffffff";
     const update = {
       "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font.color": ink,
+      "font.size": innerWidth >= 1700 && !printing ? 17 : 12, "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.color": ink,
       "hoverlabel.bgcolor": paper, "hoverlabel.font.color": ink, "legend.bgcolor": "rgba(0,0,0,0)",
     };
     for (const key of ["xaxis", "yaxis", ...Object.keys(layout).filter((name) => /^[xy]axis\d+$/.test(name))]) {

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_nonnegative, wide_factors
+from overdepth._checks import check_matrix, check_nonnegative, wide_factors
+from overdepth.chain import product
 from overdepth.theory.descent import Descent, largest_step
 from overdepth.theory.lazy import certified_minimum, lazy_certificate, spectral_norms
-from overdepth.theory.margins import check_convexity, margin_of_gap
+from overdepth.theory.margins import check_convexity, covariance_eigenvalues, margin_of_gap
 from overdepth.theory.rates import (
     chain_bound,
     eigenvalues,
@@ -143,6 +144,7 @@ def certify(
     check_convexity(strong_convexity, smoothness)
     check_nonnegative(gap, "gap")
     k, d = wide[-1].shape[0], wide[0].shape[1]
+    check_matrix(target, "target")
     if tuple(target.shape) != (k, d):
         raise ValueError(f"target has shape {tuple(target.shape)}, expected ({k}, {d}), that of the product.")
     pl = 2 * strong_convexity
@@ -151,6 +153,9 @@ def certify(
     minimum, norms = certified_minimum(operator), spectral_norms(wide)
 
     margin_at = margin_of_gap(target, strong_convexity, covariance=covariance, qualified_name="target")
+    if covariance is not None:
+        _check_covariance(covariance, strong_convexity, smoothness)
+    _check_gap(float(gap), strong_convexity, product(wide), target)
     least = margin_at(torch.tensor(gap, dtype=torch.float64))
     bounds, refused = _bounds(wide)
     alphas = {name: float(bound(least, slack).clamp_min(0.0)) for name, bound in bounds.items()}
@@ -245,15 +250,38 @@ def _adaptive(
     rates = torch.stack([bound(margin, slack) for bound in bounds.values()]).amax(0).clamp_min(alpha)
     spans = (logs[:-1] - logs[1:]) / (pl * rates[:-1])
     times = torch.cat([torch.zeros(1, dtype=torch.float64), spans.cumsum(0)])
-    last = logs[-1] - 1e6 * (pl * rates[-1])  # on at the last rate
-    return torch.cat([times, times[-1:] + 1e6]), torch.cat([logs, last[None]])
+    last = logs[-1] - times[-1] * (pl * rates[-1])  # for twice as long, and then on, at the last rate
+    last = torch.where(times[-1].isinf(), logs[-1], last)
+    return torch.cat([times, 2 * times[-1:]]), torch.cat([logs, last[None]])
 
 
 def _times(times: Tensor) -> Tensor:
     given = torch.as_tensor(times, dtype=torch.float64)
-    if not bool((given >= 0).all()):
-        raise ValueError("times has negative entries or NaN, expected t >= 0.")
+    if not bool(((given >= 0) & given.isfinite()).all()):
+        raise ValueError("times has negative entries, infinity or NaN, expected finite t >= 0.")
     return given
+
+
+def _check_gap(gap: float, strong_convexity: float, weight: Tensor, target: Tensor) -> None:
+    """Refuses a gap that no loss with this minimizer can have; float32 losses are forgiven their rounding."""
+    distance = weight - target.detach().to(weight)
+    least = strong_convexity / 2 * float(distance.square().sum())
+    size = float(weight.square().sum()) + float(target.detach().double().square().sum())
+    if gap < least * (1 - 1e-5) - 1e-13 * strong_convexity * size:
+        raise ValueError(
+            f"gap is {gap:.6g}, but a loss with strong convexity {strong_convexity:.6g} is at least {least:.6g} above "
+            f"its minimum, the target; the three must be of one loss."
+        )
+
+
+def _check_covariance(covariance: Tensor, strong_convexity: float, smoothness: float) -> None:
+    """Refuses a covariance whose eigenvalues are not those of the loss, all in [mu, K]."""
+    values = covariance_eigenvalues(covariance)[0]
+    if values[0] < strong_convexity * (1 - 1e-6) or values[-1] > smoothness * (1 + 1e-6):
+        raise ValueError(
+            f"covariance has eigenvalues from {float(values[0]):.6g} to {float(values[-1]):.6g}, outside "
+            f"[strong_convexity, smoothness] = [{strong_convexity:.6g}, {smoothness:.6g}]."
+        )
 
 
 def _explain(best: str, alpha: float, pl: float, margin: float, descent: Descent, refused: dict[str, str]) -> str:

@@ -108,9 +108,10 @@ def margin_of_gap(
     if covariance is None:
         return lambda gaps: (sigma - (2 * gaps / strong_convexity).sqrt()).clamp_min(0.0)
     d = wide.shape[1]
+    check_matrix(covariance, "covariance")
     if tuple(covariance.shape) != (d, d):
         raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({d}, {d}).")
-    values, vectors = torch.linalg.eigh(covariance.detach().double())
+    values, vectors = covariance_eigenvalues(covariance)
     from_data = _singular(wide @ (vectors * values.clamp_min(0.0).sqrt()), index)
 
     def larger(gaps: Tensor) -> Tensor:
@@ -118,6 +119,26 @@ def margin_of_gap(
         return torch.maximum(first, (from_data - (2 * gaps).sqrt()) / values[-1].sqrt()).clamp_min(0.0)
 
     return larger
+
+
+def covariance_eigenvalues(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues of a covariance, ascending, and its eigenvectors.
+
+    Raises:
+        ValueError: If it is not symmetric, positive semidefinite and other than 0.
+    """
+    check_matrix(covariance, "covariance")
+    wide = covariance.detach().double()
+    size = wide.abs().max()
+    square = wide.shape[0] == wide.shape[1]
+    if not square or not bool(size.isfinite()) or bool((wide - wide.mT).abs().max() > 1e-6 * size):
+        raise ValueError(f"covariance of shape {tuple(wide.shape)} is not finite and symmetric, expected X^T X / m.")
+    values, vectors = torch.linalg.eigh((wide + wide.mT) / 2)
+    if values[0] < -1e-6 * size or size == 0:
+        raise ValueError(
+            f"covariance has eigenvalues {float(values[0]):.3g} to {float(values[-1]):.3g}, expected >= 0, not all 0."
+        )
+    return values, vectors
 
 
 def check_convexity(strong_convexity: float, smoothness: float) -> None:

@@ -19,8 +19,8 @@ from overdepth.theory.arguments import check_margin
 
 _NEWTON = 200
 _LOG_TINY = -700.0  # e to this is still a normal number
-_ROUNDING = 1e-12  # of the squared norms: offsets that are none
-_HOMOGENEOUS = 1e-9  # of the squared norms of the factors: what may be rounding in an imbalance
+_ROUNDING = 1e-14  # of the squared norms of two neighbours: what their imbalance may be off
+_HOMOGENEOUS = 1e-12  # the same, times the width: what may be rounding in an imbalance
 
 
 def scalar_rate(weights: Tensor, margin: Tensor | float | None = None) -> Tensor:
@@ -79,8 +79,8 @@ def homogeneous_rate(factors: Sequence[Tensor], margin: float | None = None) -> 
             default.
 
     Raises:
-        ValueError: If an imbalance is no multiple of the identity to 1e-9 of the squared norms, or a hidden width is
-            below min(k, d).
+        ValueError: If an imbalance is no multiple of the identity but for rounding, or a hidden width is below
+            min(k, d).
 
     Example:
         >>> import torch
@@ -98,14 +98,17 @@ def homogeneous_rate(factors: Sequence[Tensor], margin: float | None = None) -> 
 
 
 def homogeneous_offsets(factors: Sequence[Tensor]) -> Tensor:
-    """The offsets c_N, ..., c_1 of a homogeneous chain, the output's first.
+    """The offsets c_N, ..., c_1 of a homogeneous chain, the output's first, less what rounding may have added.
+
+    What is taken for rounding is measured by the two factors that an imbalance lies between: beside a large factor
+    elsewhere in the chain everything would look like it.
 
     Raises:
         ValueError: If it is not homogeneous.
     """
     smaller = min(factors[-1].shape[0], factors[0].shape[1])
-    size = sum(float(f.square().sum()) for f in factors)
-    differences = []
+    squares = [float(f.square().sum()) for f in factors]
+    differences, noises = [], []
     for j, matrix in enumerate(imbalance(factors), 1):
         if len(matrix) < smaller:
             raise ValueError(
@@ -114,18 +117,21 @@ def homogeneous_offsets(factors: Sequence[Tensor]) -> Tensor:
             )
         multiple = matrix.diagonal().mean()
         rest = torch.linalg.matrix_norm(matrix - multiple * torch.eye(len(matrix), dtype=matrix.dtype))
+        size = len(matrix) * (squares[j - 1] + squares[j])
         if float(rest) > _HOMOGENEOUS * size:
             raise ValueError(
                 f"the imbalance between factors {j - 1} and {j} is no multiple of the identity (it differs by "
                 f"{float(rest):.2g}); use three_layer_rate, chain_rate or certify."
             )
         differences.append(multiple)
+        noises.append(rest + _ROUNDING * size)
     if not differences:
         return torch.zeros(1, dtype=torch.float64)
-    adjacent = torch.stack(differences[::-1])  # w_l^2 - w_{l+1}^2 from the output on
-    offsets = torch.cat([adjacent.flip(0).cumsum(0).flip(0), adjacent.new_zeros(1)])
-    offsets = offsets - offsets.min()
-    return torch.where(offsets > _ROUNDING * size, offsets, 0.0)
+    zero = torch.zeros(1, dtype=torch.float64, device=differences[0].device)
+    offsets = torch.cat([zero, torch.stack(differences).cumsum(0)]).flip(0)  # w_l^2 up to a constant, output first
+    noise = torch.cat([zero, torch.stack(noises).cumsum(0)]).flip(0)
+    least = int(offsets.argmin())
+    return (offsets - offsets[least] - (noise - noise[least]).abs()).clamp_min(0.0)
 
 
 def homogeneous_slope(offsets: Tensor, margin: Tensor, factors: Sequence[Tensor]) -> Tensor:
@@ -175,5 +181,6 @@ def _numbers(weights: Tensor) -> Tensor:
 
 
 def _offsets(numbers: Tensor) -> Tensor:
-    squares = numbers.square()
-    return squares - squares.amin(-1, keepdim=True)
+    absolute = numbers.abs()
+    least = absolute.amin(-1, keepdim=True)
+    return (absolute - least) * (absolute + least)  # the difference of the squares, without its cancellation
