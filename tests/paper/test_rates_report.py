@@ -76,7 +76,7 @@ def test_the_curves_are_in_order(preset: Path) -> None:
 
 def test_the_page_says_it_all_and_loads_nothing(preset: Path) -> None:
     page = (preset / "index.html").read_text(encoding="utf-8")
-    assert page.count("Plotly.newPlot(") >= 8  # all starts together, and each
+    assert page.count('class="plot"') >= 8  # all starts together, and each
     assert "overdepth rates --preset imbalance --rows 2 --columns 2" in page
     assert "no bound" in page
     assert "none: vacuous" in page

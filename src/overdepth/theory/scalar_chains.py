@@ -85,7 +85,7 @@ def homogeneous_rate(factors: Sequence[Tensor], margin: float | None = None) -> 
     Example:
         >>> import torch
         >>> from overdepth.theory import homogeneous_rate
-        >>> homogeneous_rate([2 * torch.eye(2), torch.eye(2)])  # sqrt((4 - 1)^2 + 4 * 2^2)
+        >>> round(homogeneous_rate([2 * torch.eye(2), torch.eye(2)]), 9)  # sqrt((4 - 1)^2 + 4 * 2^2)
         5.0
 
     References:
