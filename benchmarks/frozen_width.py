@@ -13,20 +13,14 @@ of JSON.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import statistics
 
-import torch
-
-import overdepth as od
 from measure import machine
-from overdepth import theory
+from overdepth.paper.min2023.frozen_width import frozen_run
 
 WIDTHS = (3, 10, 30, 100, 300, 1000)
 DEPTHS = (2, 3)
-FALL = 1e-3
 
 
 def main() -> None:
@@ -38,38 +32,16 @@ def main() -> None:
     for depth in DEPTHS:
         found = {}
         for width in WIDTHS if depth == 2 else WIDTHS[:-1]:
-            runs = [_run(depth, width, seed) for seed in seeds]
-            ratios = sorted(ratio for ratio, _ in runs)
+            runs = [frozen_run(depth, width, seed) for seed in seeds]
+            ratios = sorted(run.ratio for run in runs)
             found[width] = {
                 "rate_over_frozen": round(statistics.median(ratios), 3),
                 "range": [round(ratios[0], 3), round(ratios[-1], 3)],
-                "certified": sum(certified for _, certified in runs) / len(runs),
+                "certified": sum(run.certified for run in runs) / len(runs),
             }
             print(f"depth {depth}, width {width}: {found[width]}")
         figures[f"depth_{depth}"] = found
     print(json.dumps(figures))
-
-
-def _run(depth: int, width: int, seed: int) -> tuple[float, bool]:
-    """The measured over the predicted rate, and whether the lazy certificate applies."""
-    generator = torch.Generator().manual_seed(seed)
-    target = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    sizes = [3, *[width] * (depth - 1), 3]
-    scale = width ** ((1 / depth - 1) / 2)
-    factors = [
-        scale * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-        for columns, rows in itertools.pairwise(sizes)
-    ]
-    loss = theory.matrix_distance(target)
-    gap = float(loss.gap(od.product(factors)))
-    predicted = theory.frozen_rate(factors) * loss.pl
-    certified = theory.lazy_rate(factors, gap=gap, pl=loss.pl).alpha > 0
-    horizon = -math.log(FALL) / predicted if predicted > 0 else 100.0
-    times = torch.linspace(0, 2, 401, dtype=torch.float64) * horizon
-    gaps = torch.as_tensor(theory.flow(factors, loss, times, rtol=1e-6, atol=1e-9)["gap"].values)
-    below = (gaps <= FALL * gap).nonzero()
-    last = int(below[0]) if len(below) else len(times) - 1
-    return float((gap / gaps[last]).log() / times[last]) / predicted, certified
 
 
 if __name__ == "__main__":

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from overdepth.lab.npz import read_npz
-
-MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+from overdepth.paper.network.mnist import load_mnist
 
 
 class Data(NamedTuple):
@@ -32,15 +27,17 @@ def load(name: str, inputs: str) -> Data:
         ValueError: If its file is another one.
         ImportError: If the digits are needed and scikit-learn is missing.
     """
-    folder = os.environ.get("OVERDEPTH_DATA")
-    path = Path(folder) / "mnist.npz" if folder else None
-    found = path is not None and path.is_file()
-    if name == "mnist" and not found:
-        raise FileNotFoundError("set OVERDEPTH_DATA to a folder that holds mnist.npz, or use --data digits.")
-    if name == "auto" and not found:
+    try:
+        found = None if name == "digits" else load_mnist(download=False)
+    except ConnectionError:
+        if name == "mnist":
+            raise FileNotFoundError(
+                "set OVERDEPTH_DATA to a folder that holds mnist.npz, or use --data digits."
+            ) from None
         print("OVERDEPTH_DATA names no folder that holds mnist.npz: scikit-learn's digits stand in for MNIST.")
-    if path is not None and found and name != "digits":
-        name, images, labels = "mnist", *_mnist(path)
+        found = None
+    if found is not None:
+        name, images, labels = "mnist", found.pixels.float().flatten(1) / 255 - 0.5, found.labels
     else:
         name, images, labels = "digits", *_digits()
     if inputs == "standardized":
@@ -48,16 +45,8 @@ def load(name: str, inputs: str) -> Data:
     return Data(name, inputs, images, labels)
 
 
-def _mnist(path: Path) -> tuple[Tensor, Tensor]:
-    arrays = read_npz(path)
-    images, labels = (arrays.get(key, np.empty(0)) for key in ("x_train", "y_train"))
-    counts = tuple(np.bincount(labels.astype(np.int64), minlength=10).tolist()) if labels.ndim == 1 else ()
-    if images.shape != (60_000, 28, 28) or counts != MNIST_COUNTS:
-        raise ValueError(f"{path} has x_train of shape {images.shape}, which is not MNIST; replace it by a good copy.")
-    return torch.from_numpy(images).float().flatten(1) / 255 - 0.5, torch.from_numpy(labels).long()
-
-
 def _digits() -> tuple[Tensor, Tensor]:
+    """As scikit-learn has them, 8 x 8 pixels."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

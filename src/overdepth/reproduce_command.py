@@ -161,12 +161,17 @@ def _left_out(chosen: Sequence[Item], command: _Command) -> list[Claim]:
 
 
 def _print_list(items: Sequence[Item], console: OutputConsole) -> None:
-    table = Table("item", "part", "what", "needs", "minutes", "with --quick", box=None, pad_edge=False)
-    for item in items:
-        full, quick = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in item.minutes)
-        table.add_row(item.name, item.part, item.title, item.needs, full, quick)
-    console.print(table)
-    console.print("\nMinutes: about, one seed, the Ethanol data, two cores; what is in the cache takes none.")
+    for part, title in PARTS.items():
+        if not (own := [item for item in items if item.part == part]):
+            continue
+        console.print(Text.assemble((part, "bold"), f": {title}"))
+        table = Table("  item", "minutes", "--quick", "needs", "what", box=None, pad_edge=False)
+        for item in own:
+            full, quick = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in item.minutes)
+            table.add_row(f"  {item.name}", full, quick, item.needs, item.title)
+        console.print(table, "")
+    console.print("Minutes: about, one seed, the Ethanol data, two cores; what is in the cache takes none.")
+    console.print("The data of an item: in the report as ITEM.nc. Run one alone: overdepth reproduce ITEM.")
 
 
 def _describe(problem: Problem, asked: str) -> str:

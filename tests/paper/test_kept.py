@@ -57,7 +57,7 @@ def test_a_damaged_file_is_computed_again_with_a_warning(
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 0xFF
-    path.write_bytes({"cut": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
+    path.write_bytes({"cut": bytes(content[: len(content) // 2]), "flip": bytes(content), "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         again = kept.get_or_compute("item", SETTINGS, work)
     assert work.times == 2
