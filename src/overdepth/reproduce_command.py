@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.text import Text
 from overdepth.lab import DATASETS, SCALINGS, RunCache, load_problem
 from overdepth.lab.problem import Problem
 from overdepth.paper import ITEMS, Item
-from overdepth.paper.claim import HORIZON, Claim, Setting, number
+from overdepth.paper.claim import HORIZON, Claim, Setting, by_statement, number
 from overdepth.paper.context import Context
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.item import PARTS
@@ -184,8 +183,7 @@ def _describe(problem: Problem, asked: str) -> str:
 
 def _print_claims(claims: Sequence[Claim], console: OutputConsole) -> None:
     """One block a statement: what was said and what it needs, then a line a comparison."""
-    for _, group in itertools.groupby(sorted(claims, key=lambda claim: claim.id), key=lambda claim: claim.id):
-        same = list(group)
+    for same in by_statement(claims).values():
         console.print(Text.assemble("\n", (same[0].id, "bold"), f"  {same[0].statement} Needs {same[0].threshold}."))
         table = Table.grid(padding=(0, 2))
         for claim in same:

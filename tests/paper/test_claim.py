@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from overdepth.paper.claim import HORIZON, Setting, Statement, number
+from overdepth.paper.claim import HORIZON, Setting, Statement, by_statement, number
 
 STATEMENT = Statement("id", "paper", "text", "ratio", "in [0.8, 1.25]", lambda ratio: 0.8 <= ratio <= 1.25)
 
@@ -76,3 +77,27 @@ def test_claims_are_valid_json_with_the_fields_of_the_contract() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(None, "–"), (math.nan, "–"), (1.23456, "1.23"), (0.0, "0")])
 def test_numbers_for_people(value: float | None, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_two_statements_of_one_id_are_told_apart() -> None:
+    other = Statement("id", "paper", "another text", "steps", "< 10", lambda steps: steps < 10)
+    third = Statement("last", "paper", "a third", "steps", "< 10", lambda steps: steps < 10)
+    claims = [
+        STATEMENT.judge("a", [1.0], setting()),
+        other.judge("a", [2.0], setting()),
+        third.judge("a", [2.0], setting()),
+        STATEMENT.judge("b", [1.0], setting()),
+    ]
+    found = by_statement(claims)
+    assert {name: [claim.comparison for claim in group] for name, group in found.items()} == {
+        "id": ["a", "b"], "id-2": ["a"], "last": ["a"]
+    }  # fmt: skip
+    assert found["id-2"][0].statement == "another text"
+
+
+def test_what_cannot_decide_says_why() -> None:
+    claim = STATEMENT.judge("a", [1.0], setting(), too_few="Only 3 of 100 starts.")
+    assert claim.verdict == "inconclusive"
+    assert "Only 3 of 100 starts." in claim.note
+    assert STATEMENT.judge("a", [1.0], replace(setting(10), horizon=0)).verdict == "holds"
+    assert STATEMENT.judge("a", [1.0], replace(setting(10), horizon=10)).note == ""

@@ -126,6 +126,10 @@ def test_a_std_that_never_gets_there_is_a_bound_that_fails() -> None:
     assert claim.verdict == "fails"
     assert "0.001: never" in claim.note
     assert "bound" in claim.note
+    data = synthetic(SPEEDS, stds={1e-3: 0.5})
+    data["diverged_at"][(data["std"] == 1e-3).values] = 7
+    notes = [claim.note for claim in claims(data, SETTING) if claim.id == "fig5.cnn-std"]
+    assert all("0.001: diverged" in note for note in notes)
     nowhere = found["total loss, penalty on the old matrices alone: standard deviations against each other"]
     assert (nowhere.value, nowhere.verdict) == (None, "inconclusive")
 

@@ -172,6 +172,18 @@ class Statement:
         )
 
 
+def by_statement(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Claims by their statement, in the order of appearance; a further statement of the same id is called ID-2, ..."""
+    groups: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault((claim.id, claim.statement), []).append(claim)
+    named: dict[str, list[Claim]] = {}
+    for (name, _), group in groups.items():
+        same = sum(other[0].id == name for other in named.values())
+        named[name if not same else f"{name}-{same + 1}"] = group
+    return named
+
+
 def number(value: float | None) -> str:
     """A statistic for people: three significant digits."""
     if value is None or math.isnan(value):

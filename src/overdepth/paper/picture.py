@@ -101,6 +101,7 @@ def add_curve(figure: go.Figure, x: Array, curve: Curve, *, mode: str = "lines")
             go.Scatter(
                 x=_packed(np.concatenate([x[finite], x[finite][::-1]])),
                 y=_packed(np.concatenate([low[finite], high[finite][::-1]])),
+                mode="lines",
                 fill="toself",
                 fillcolor=color,
                 opacity=0.12,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from overdepth.lab.problem import SCALING_MEANINGS
-from overdepth.paper.claim import Claim
+from overdepth.paper.claim import Claim, by_statement
 from overdepth.paper.context import Context
 from overdepth.paper.item import PARTS, Part
 from overdepth.paper.rendering import embedded, write_json, write_page
@@ -62,6 +61,7 @@ def write_report(folder: Path, report: Report, *, static: bool = False) -> None:
             {
                 "result": result,
                 "item": result.item,
+                "statements": by_statement(result.claims),
                 "pictures": [(picture.caption, embedded(picture.figure)) for picture in pictures],
                 "command": report.command_of(name),
                 "settings": {key.replace("_", " "): value for key, value in result.data.attrs.items()},
@@ -72,7 +72,7 @@ def write_report(folder: Path, report: Report, *, static: bool = False) -> None:
         "page.html",
         sections=sections,
         claims=claims,
-        not_run=report.not_run,
+        not_run=by_statement(report.not_run),
         overview=_overview(report),
         problem=context.problem,
         scaling_meaning=SCALING_MEANINGS[context.problem.scaling],
@@ -85,17 +85,11 @@ def write_report(folder: Path, report: Report, *, static: bool = False) -> None:
         write_figures(folder / "figures", drawn)
 
 
-def _overview(report: Report) -> list[tuple[Part, str, list[tuple[str, list[Claim]]]]]:
+def _overview(report: Report) -> list[tuple[Part, str, dict[str, list[Claim]]]]:
     """Part by part the statements with their claims."""
     parts: dict[Part, list[Claim]] = {}
     for result in report.results:
         parts.setdefault(result.item.part, []).extend(result.claims)
     if report.not_run:
         parts.setdefault("network", []).extend(report.not_run)
-    return [(part, PARTS[part].capitalize(), _by_id(parts[part])) for part in PARTS if part in parts]
-
-
-def _by_id(claims: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
-    order = list(dict.fromkeys(claim.id for claim in claims))
-    ordered = sorted(claims, key=lambda claim: order.index(claim.id))
-    return [(name, list(group)) for name, group in itertools.groupby(ordered, key=lambda claim: claim.id)]
+    return [(part, PARTS[part].capitalize(), by_statement(parts[part])) for part in PARTS if part in parts]

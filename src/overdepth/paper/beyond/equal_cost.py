@@ -31,8 +31,8 @@ RATES: dict[str, tuple[float, ...]] = {
     "adam": LEARNING_RATES[2:8],
 }
 NAMES = {"gd": "gradient descent", "adagrad": "AdaGrad", "adadelta": "AdaDelta", "adam": "Adam"}
-BLOCK = 40  # steps between two looks at the clock
-ROUNDS, QUICK_ROUNDS = 25, 5
+BLOCK = 20  # steps between two looks at the clock
+ROUNDS, QUICK_ROUNDS = 100, 5
 
 STEPS = Statement(
     id="beyond.equal-cost",

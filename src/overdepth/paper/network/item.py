@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
+from overdepth.lab.curves import select
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Context
 from overdepth.paper.item import Item
@@ -90,9 +91,13 @@ def _faster(data: xr.Dataset, measure: Measure, penalty: Penalty, reference: Arm
 
 def _insensitive(data: xr.Dataset, measure: Measure, penalty: Penalty, setting: Setting) -> Claim:
     ratios = [sensitivity(data, measure, penalty, seed) for seed in setting.seeds]
-    times = times_by_std(data, measure, penalty, setting.seeds[0])
-    shown = ", ".join(f"{std:g}: {'never' if np.isnan(time) else f'{time:,.0f}'}" for std, time in times.items())
-    note = f"Iterations by standard deviation (seed {setting.seeds[0]}): {shown}."
+    seed = setting.seeds[0]
+    lr = tuned(data, measure, penalty, seed)
+    shown = []
+    for std, time in times_by_std(data, measure, penalty, seed).items():
+        diverged = (select(data, arm=penalty, seed=seed, lr=lr, std=std)["diverged_at"].values > 0).any()
+        shown.append(f"{std:g}: {f'{time:,.0f}' if time == time else 'diverged' if diverged else 'never'}")
+    note = f"Iterations by standard deviation (seed {seed}, lr {lr:g}): {', '.join(shown)}."
     if any(ratio.is_bound for ratio in ratios):
         note += " The number is a lower bound: some did not reach the loss within the horizon."
     comparison = f"{MEASURES[measure]}, {MEANINGS[penalty]}: standard deviations against each other"
