@@ -1,4 +1,4 @@
-// Draws the page's figures when they come into view, in the colours of the reader's theme; keys n, p and t.
+// Draws the page's figures when they come into view, the others in idle time, in the colours of the reader's theme; keys n, p and t.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -58,6 +58,12 @@
       for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
     }, { rootMargin: "600px" });
     figures.forEach((figure) => seen.observe(figure));
+    const idle = window.requestIdleCallback || ((work) => setTimeout(work, 200));
+    const drawNext = () => {
+      const figure = figures.find((each) => !drawn.has(each));
+      if (figure) { draw(figure); idle(drawNext); }
+    };
+    addEventListener("load", () => idle(drawNext));
     document.querySelector("#theme")?.addEventListener("click", turn);
     system.addEventListener("change", recolour);
     addEventListener("beforeprint", () => { printing = true; figures.forEach(draw); recolour(); });
