@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -108,16 +109,22 @@ def _dataset(
     left_out: Sequence[str],
 ) -> xr.Dataset:
     dims = ("row", "scaling", "horizon", "seed")
+    order = [statement.id.removeprefix("robust.") for statement in ITEM.statements]
+    rows = sorted(found, key=lambda row: order.index(row[0]))
     if not found:
         raise ValueError(f"no scaling of {context.problem.name!r} can be run: {' '.join(left_out)}")
     return xr.Dataset(
         {
-            "holds": (dims, np.stack(list(found.values())), {"long_name": "1 holds, 0 fails, NaN inconclusive"}),
-            "value": (dims, np.stack(list(values.values())), {"long_name": "the statistic of the claim"}),
+            "holds": (
+                dims,
+                np.stack([found[row] for row in rows]),
+                {"long_name": "1 holds, 0 fails, NaN inconclusive"},
+            ),
+            "value": (dims, np.stack([values[row] for row in rows]), {"long_name": "the statistic of the claim"}),
         },
         coords={
-            "statement": ("row", [statement for statement, _ in found]),
-            "comparison": ("row", [comparison for _, comparison in found]),
+            "statement": ("row", [statement for statement, _ in rows]),
+            "comparison": ("row", [comparison for _, comparison in rows]),
             "scaling": list(scalings),
             "horizon": horizons(context.steps),
             "seed": [int(seed) for seed in context.seeds],
@@ -197,7 +204,7 @@ def pictures(data: xr.Dataset) -> list[Picture]:
     held = np.nansum(data["holds"].values, axis=-1)
     fraction = np.where(counts > 0, held / np.maximum(counts, 1), np.nan)
     rows = [
-        f"{statement}<br>{comparison}"
+        "<br>".join([f"<b>{statement}</b>", *textwrap.wrap(comparison, 32)])
         for statement, comparison in zip(data["statement"].values, data["comparison"].values, strict=True)
     ]
     scalings, lengths = data["scaling"].values.tolist(), data["horizon"].values.tolist()
@@ -206,7 +213,7 @@ def pictures(data: xr.Dataset) -> list[Picture]:
         [_short(length) for _ in scalings for length in lengths],
     ]
     table = fraction.reshape(len(rows), -1)
-    figure = blank_figure("Where the statements hold", x="", y="", log_y=False, height=200 + 30 * len(rows))
+    figure = blank_figure("Where the statements hold", x="", y="", log_y=False, height=160 + 46 * len(rows))
     unknown = np.where(np.isnan(table), 0.0, np.nan)
     shared = {"x": columns, "y": rows, "xgap": 1, "ygap": 1}
     figure.add_trace(
@@ -230,9 +237,9 @@ def pictures(data: xr.Dataset) -> list[Picture]:
             **shared,
         )
     )
-    figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True)
-    figure.update_xaxes(tickfont={"size": 9}, side="top")
-    figure.update_layout(hovermode="closest", margin={"t": 150})
+    figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True, showgrid=False)
+    figure.update_xaxes(tickfont={"size": 9}, side="top", showgrid=False)
+    figure.update_layout(hovermode="closest", margin={"t": 110})
     caption = (
         "Blue: the statement holds; orange: it fails; between: it holds for some of the seeds; grey: undecided, since "
         "a level was not reached or every run diverged. Columns: the scaling of the data, and the iterations "

@@ -47,7 +47,7 @@ TUNED = Statement(
     id="beyond.imbalance-tuned",
     source="ours",
     text="With tuned learning rates imbalance makes little difference: it acts as a learning rate does.",
-    statistic="catch-up C(imbalanced over balanced), learning rates tuned",
+    statistic="tuned catch-up C(imbalanced over balanced), or 1 / C(balanced over imbalanced) if it is slower",
     threshold="in [0.8, 1.25]",
     holds=lambda ratio: 0.8 <= ratio <= 1.25,
 )
@@ -188,9 +188,17 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     balanced = _arm(data, 0.0)
     for dial in IMBALANCES:
         if dial:
-            ratios_tuned, note = compared(_arm(data, dial), balanced, setting.seeds)
+            ratios_tuned, note = _both_ways(_arm(data, dial), balanced, setting.seeds)
             found.append(TUNED.judge(f"imbalance {dial:g} against 0", ratios_tuned, setting, note=note, control=True))
     return [*found, *_certified_claims(data, setting)]
+
+
+def _both_ways(arm: xr.Dataset, reference: xr.Dataset, seeds: Sequence[int]) -> tuple[list[float], str]:
+    """Catch-ups that say how much slower an arm is where it never gets there; a plain one is 0 then."""
+    forward, note = compared(arm, reference, seeds)
+    backward, _ = compared(reference, arm, seeds)
+    pairs = zip(forward, backward, strict=True)
+    return [1 / there if here == 0 and there > 0 else here for here, there in pairs], note
 
 
 def _bounded(ratios: Sequence[tuple[float, bool]]) -> bool:
@@ -264,7 +272,8 @@ def pictures(data: xr.Dataset) -> list[Picture]:
                 add_curve(figure, part["white_step"].values, curve)
         caption = (
             "Gradient descent on whitened data with l2 loss, each imbalance at the learning rate certified for it (the "
-            "smallest of these where none is). Dashed: what is proved beforehand."
+            "smallest of these where none is). Dashed: what is proved beforehand. Where a gap is flat near 1e-30, "
+            "rounding is all that is left."
         )
         shown.append(Picture(caption, figure))
     return shown
@@ -289,5 +298,5 @@ ITEM = Item(
     claims=claims,
     pictures=pictures,
     part="beyond",
-    minutes=(1.5, 0.2),
+    minutes=(1.0, 0.1),
 )

@@ -113,5 +113,5 @@ ITEM = Item(
     claims=claims,
     pictures=pictures,
     part="beyond",
-    minutes=(3.0, 0.2),
+    minutes=(2.5, 0.2),
 )

@@ -172,5 +172,5 @@ ITEM = NetworkItem(
     pictures=pictures,
     part="network",
     needs="MNIST",
-    minutes=(8.0, 0.5),
+    minutes=(6.0, 0.5),
 )

@@ -43,7 +43,7 @@ class Extent:
 
 
 FULL = Extent(HORIZON, LEARNING_RATES, STDS)
-SHORT = Extent(200, (5e-3, 1e-2, 5e-2), (1e-2, STD, 5e-1))
+SHORT = Extent(150, (5e-3, 1e-2, 5e-2), (1e-2, STD, 5e-1))
 QUICK = Extent(20, (1e-2,), (1e-2, STD), forms_steps=5)
 
 
