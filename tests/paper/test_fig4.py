@@ -16,6 +16,7 @@ from overdepth.paper.claim import Claim, Setting
 from overdepth.paper.context import Context
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.reproduce import Reproduced, reproduce
+from overdepth.paper.tuning import tuned
 
 STEPS = np.array([0, 25_000, 50_000, 75_000, 100_000])
 SETTING = Setting("data", "standard", (0,), 100_000)
@@ -183,7 +184,7 @@ def test_data_cut_at_an_earlier_horizon_are_judged_there(problem: Problem) -> No
 
 def test_tuned_agrees_with_a_search_by_hand(small: Reproduced) -> None:
     arm = select(small.data, method="adadelta_tf1")
-    best = fig4.tuned(arm, 1)
+    best = tuned(arm, 1)
     final = {rate: float(gaps(select(arm, seed=1, lr=rate))[0, -1]) for rate in LEARNING_RATES}
     assert best.lr == min(final, key=lambda rate: final[rate] if np.isfinite(final[rate]) else np.inf)
     np.testing.assert_array_equal(best.gap, gaps(select(arm, seed=1, lr=best.lr))[0])

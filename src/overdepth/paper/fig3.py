@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import best_run, catch_up, gaps, mean_log_ratio, select
-from overdepth.lab.problem import Array, Problem
+from overdepth.lab.curves import catch_up, mean_log_ratio, select
+from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement, number
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
-from overdepth.paper.picture import Curve, gap_figure, learning_rate_figure
+from overdepth.paper.picture import gap_figure, learning_rate_figure
+from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
 
 RECORD_EVERY = 100
 DEPTHS = (1, 2, 3)
@@ -57,11 +58,11 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
             for depth in DEPTHS[1:]:
                 ratios, early, rates = [], [], []
                 for seed in setting.seeds:
-                    plain, lr_plain = _best(data, objective, 1, seed, matched=False)
-                    deep, lr_deep = _best(data, objective, depth, seed, matched=matched)
-                    ratios.append(catch_up(deep, plain, steps))
-                    early.append(mean_log_ratio(deep, plain, steps))
-                    rates.append((lr_plain, lr_deep))
+                    plain = tuned(_arm(data, objective, 1, matched=False), seed)
+                    deep = tuned(_arm(data, objective, depth, matched=matched), seed)
+                    ratios.append(catch_up(deep.gap, plain.gap, steps))
+                    early.append(mean_log_ratio(deep.gap, plain.gap, steps))
+                    rates.append((plain.lr, deep.lr))
                 note = (
                     f"Mean log10(gap of depth {depth} / gap of depth 1) over the first tenth: "
                     f"{number(float(np.median(early)))}. Chosen lr (depth 1, depth {depth}): "
@@ -74,15 +75,6 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     return found
 
 
-def _best(data: xr.Dataset, objective: str, depth: int, seed: int, *, matched: bool) -> tuple[Array, float]:
-    """The gap curve at the best learning rate, and that rate; NaN if every rate diverged."""
-    part = select(_arm(data, objective, depth, matched=matched), seed=seed)
-    best = best_run(part)
-    if best is None:
-        return np.full(data.sizes["step"], np.nan), float("nan")
-    return gaps(part)[best], float(part["lr"].values[best])
-
-
 def _arm(data: xr.Dataset, objective: str, depth: int, *, matched: bool) -> xr.Dataset:
     return select(data, objective=objective, depth=depth, norm=np.isfinite if matched else None)
 
@@ -90,19 +82,14 @@ def _arm(data: xr.Dataset, objective: str, depth: int, *, matched: bool) -> xr.D
 def pictures(data: xr.Dataset) -> list[Picture]:
     """Per objective the gaps at the best learning rates, and the gap at the horizon against the learning rate."""
     shown = []
-    seeds = np.unique(data["seed"].values).tolist()
     for objective in OBJECTIVES:
         curves, sensitivity = [], []
         for depth, matched in [(1, False), (2, False), (3, False), (2, True), (3, True)]:
-            best = [_best(data, objective, depth, seed, matched=matched) for seed in seeds]
-            rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rate for _, rate in best))
+            arm = _arm(data, objective, depth, matched=matched)
             label = f"depth {depth}" + (", norm matched" if matched else "")
             dash = "dot" if matched else "solid"
-            gap = np.stack([curve for curve, _ in best])
-            curves.append(Curve(f"{label}, lr {rates}", gap, color=depth, dash=dash))
-            arm = _arm(data, objective, depth, matched=matched)
-            final = [gaps(select(arm, lr=rate))[:, -1] for rate in LEARNING_RATES]
-            sensitivity.append(Curve(label, np.stack(final, axis=1), color=depth, dash=dash))
+            curves.append(tuned_curve(label, arm, color=depth, dash=dash))
+            sensitivity.append(rate_curve(label, arm, color=depth, dash=dash))
         title = f"Figure 3, {objective} loss"
         shown.append(
             Picture(

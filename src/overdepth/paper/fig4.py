@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import best_run, catch_up, gaps, select
-from overdepth.lab.problem import Array, Problem
+from overdepth.lab.curves import catch_up, select
+from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
-from overdepth.paper.picture import Curve, gap_figure, learning_rate_figure
+from overdepth.paper.picture import gap_figure, learning_rate_figure
+from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
 
 OBJECTIVE = "l4"
 RECORD_EVERY = 100  # as in Figure 3, whose runs are these in part
@@ -131,35 +131,6 @@ def _judge(
     note = f"Chosen lr (first, second): {', '.join(f'({a:g}, {b:g})' for a, b in rates)}. {note}"
     too_few = CONVERGED if any(second.gap[-1] < RESOLUTION * second.gap[0] for _, second in pairs) else ""
     return statement.judge(comparison, ratios, setting, note=note, control=control, too_few=too_few)
-
-
-class Tuned(NamedTuple):
-    """The gap curve of a seed at its best learning rate, and that rate; NaN if it diverged at every rate."""
-
-    gap: Array
-    lr: float
-
-
-def tuned(arm: xr.Dataset, seed: int) -> Tuned:
-    """What a seed's best learning rate gives, among the runs of one arm that differ in seed and rate alone."""
-    part = select(arm, seed=seed)
-    best = best_run(part)
-    if best is None:
-        return Tuned(np.full(part.sizes["step"], np.nan), float("nan"))
-    return Tuned(gaps(part)[best], float(part["lr"].values[best]))
-
-
-def tuned_curve(label: str, arm: xr.Dataset, *, color: int, dash: str = "solid") -> Curve:
-    """The gaps of all seeds, each at its best rate, which the label names."""
-    best = [tuned(arm, seed) for seed in np.unique(arm["seed"].values).tolist()]
-    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(lr for _, lr in best))
-    return Curve(f"{label}, lr {rates}", np.stack([gap for gap, _ in best]), color=color, dash=dash)
-
-
-def rate_curve(label: str, arm: xr.Dataset, *, color: int, dash: str = "solid") -> Curve:
-    """The gaps at the last iteration over the grid of learning rates."""
-    final = [gaps(select(arm, lr=rate))[:, -1] for rate in LEARNING_RATES]
-    return Curve(label, np.stack(final, axis=1), color=color, dash=dash)
 
 
 class _Arms:

@@ -13,9 +13,9 @@ from overdepth.lab.problem import Problem
 from overdepth.lab.run import grid
 from overdepth.paper.claim import HORIZON, Claim, Setting, Statement
 from overdepth.paper.context import Plan
-from overdepth.paper.fig4 import rate_curve, tuned, tuned_curve
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps
 from overdepth.paper.picture import Curve, gap_figure, learning_rate_figure
+from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
 
 OBJECTIVE = "l4"
 RECORD_EVERY = 100  # as in Figure 3, whose runs at depth 1 these are

@@ -17,9 +17,9 @@ from overdepth.lab.settings import Settings
 from overdepth.paper.beyond.methods import compared
 from overdepth.paper.claim import Claim, Setting, Statement, number
 from overdepth.paper.context import Context, Plan
-from overdepth.paper.fig4 import tuned_curve
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, start_norm
 from overdepth.paper.picture import add_curve, blank_figure, gap_figure, thinned
+from overdepth.paper.tuning import tuned_curve
 
 RECORD_EVERY = 100
 OBJECTIVE = "l4"

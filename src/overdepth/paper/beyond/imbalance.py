@@ -19,9 +19,9 @@ from overdepth.lab.run import Run, grid
 from overdepth.paper.beyond.methods import compared
 from overdepth.paper.claim import Claim, Setting, Statement, number
 from overdepth.paper.context import Context, Plan, joined
-from overdepth.paper.fig4 import tuned_curve
 from overdepth.paper.item import LEARNING_RATES, Item, Picture
 from overdepth.paper.picture import Curve, add_curve, blank_figure, gap_figure
+from overdepth.paper.tuning import tuned_curve
 from overdepth.theory import Certificate, LeastSquares, Loss, certify, factors_with_imbalance, least_squares, whiten
 
 RECORD_EVERY = 100
@@ -77,12 +77,7 @@ def work(context: Context) -> xr.Dataset:
     problem, seeds = context.problem, [int(seed) for seed in context.seeds]
     plain = grid(depth=1, lr=RATES, seed=seeds)
     depth_1 = context.sweep("imbalance, depth 1", [Plan(OBJECTIVE, plain, RECORD_EVERY)])
-    settings = {
-        "data": problem.checksum,
-        "scaling": problem.scaling,
-        "seeds": seeds,
-        "steps": context.steps,
-    }
+    settings = {"data": problem.checksum, "scaling": problem.scaling, "seeds": seeds, "steps": context.steps}
     depth_2 = context.keep("imbalance", settings, lambda: _dialled(context, seeds))
     both = joined([depth_1.assign_coords(imbalance=("run", [np.nan] * depth_1.sizes["run"])), depth_2])
     return both.merge(_whitened(problem, seeds), combine_attrs="no_conflicts")

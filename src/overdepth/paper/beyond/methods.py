@@ -12,9 +12,9 @@ from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Plan
-from overdepth.paper.fig4 import tuned, tuned_curve
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import gap_figure
+from overdepth.paper.tuning import tuned, tuned_curve
 
 RECORD_EVERY = 100
 OBJECTIVE = "l4"

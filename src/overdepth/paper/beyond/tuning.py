@@ -14,9 +14,9 @@ from overdepth.lab.curves import Steps, catch_up
 from overdepth.lab.run import grid
 from overdepth.paper.claim import number
 from overdepth.paper.context import Context, Plan
-from overdepth.paper.fig4 import Tuned, tuned
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.picture import Curve
+from overdepth.paper.tuning import Tuned, tuned
 
 RECORD_EVERY = 100  # as in Figure 3, whose runs are reused
 SIGNIFICANT = 1.5  # of a catch-up, as for Figure 3
