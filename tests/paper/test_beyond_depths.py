@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import xarray as xr
+from tests.paper.stored import through_netcdf
 
 from overdepth.chain import imbalance, product
 from overdepth.lab import Problem, Run
@@ -43,10 +43,6 @@ def results(problem: Problem) -> dict[str, xr.Dataset]:
     """The items' data, as they are read back from a file."""
     context = Context(problem, SEEDS, STEPS, quick=True)
     return {name: through_netcdf(item(name).work(context)) for name in NAMES}
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 def item(name: str) -> Item:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 
 import numpy as np
 import pytest
 import xarray as xr
+from tests.paper.stored import through_netcdf
 
 from overdepth.lab import Problem, load_problem
 from overdepth.lab.curves import gaps, select
@@ -41,10 +41,6 @@ def small() -> Reproduced:
     target = features @ rng.normal(size=6) + 0.1 * rng.normal(size=60)
     target = (target - target.mean()) / target.std()
     return reproduce([fig4.ITEM], Context(Problem(features, target[:, None]), (0, 1), 1500))[0]
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 def synthetic(problem: Problem, **curves: list[float]) -> xr.Dataset:

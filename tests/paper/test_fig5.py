@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import xarray as xr
+from tests.paper.stored import through_netcdf
 
 from overdepth.lab import Problem, load_problem
 from overdepth.lab.curves import select
@@ -33,10 +33,6 @@ def problem() -> Problem:
 @pytest.fixture(scope="module")
 def small(problem: Problem) -> Reproduced:
     return reproduce([fig5.ITEM], Context(problem, (0, 1), 1000))[0]
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 def falls_at(step: float, *, start: float = 8.0, end: float = 1.0) -> np.ndarray:

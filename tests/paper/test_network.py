@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tests.paper.stored import through_netcdf
 
 from overdepth.lab import load_problem
 from overdepth.paper.claim import Claim, Setting
@@ -27,10 +27,6 @@ from overdepth.paper.reproduce import reproduce
 
 SETTING = Setting("MNIST", SCALING, (0,), HORIZON, HORIZON)
 TIME = np.arange(1, HORIZON + 1)
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 def falling(speed: float, *, total: float = 0.5) -> Recorded:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tests.paper.stored import through_netcdf
 
 from overdepth.lab import Problem
 from overdepth.paper import section7, section7_runs
@@ -17,10 +16,6 @@ from overdepth.theory import run_two_point
 from overdepth.transfer import transfer_operator
 
 PROBLEM = Problem(np.eye(3)[:, :2], np.arange(3.0)[:, None])
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tests.paper.stored import through_netcdf
 from tests.reference import dynamics
 from tests.reference import linear_algebra as ref
 
@@ -19,10 +18,6 @@ from overdepth.paper.context import Context
 from overdepth.paper.theorem1 import Instance
 
 PROBLEM = Problem(np.eye(3)[:, :2], np.arange(3.0)[:, None])
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import xarray as xr
+from tests.paper.stored import through_netcdf
 from tests.reference import statements
 
 from overdepth.lab import Problem
@@ -15,10 +14,6 @@ from overdepth.paper.claim import Claim
 from overdepth.paper.context import Context
 
 PROBLEM = Problem(np.eye(3)[:, :2], np.arange(3.0)[:, None])
-
-
-def through_netcdf(data: xr.Dataset) -> xr.Dataset:
-    return xr.load_dataset(io.BytesIO(bytes(data.to_netcdf(engine="h5netcdf"))), engine="h5netcdf")
 
 
 @pytest.fixture(scope="module")

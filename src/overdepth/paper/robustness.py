@@ -272,5 +272,5 @@ ITEM = Item(
     claims=claims,
     pictures=pictures,
     part="map",
-    minutes=(20.0, 1.0),
+    minutes=(16.0, 1.0),
 )

@@ -105,7 +105,7 @@ ITEM = Item(
         "Momentum 0.9, AdaGrad and RMSProp as torch.optim defines them, on networks of depth 1, 2 and 3, width 1, "
         "near-zero start, l4 loss, all data a step.",
         "The learning rate of each method and depth is the best of the paper's grid: all of it for momentum, 1e-3 and "
-        "above for AdaGrad, up to 5e-3 for RMSProp, whose other rates never win.",
+        "above for AdaGrad, up to 5e-3 for RMSProp; the grid's other rates are left out.",
         "Controls: gradient descent; depth 2 and 3 with the initial W_e rescaled to the norm of depth 1's.",
     ),
     statements=(FASTER,),
