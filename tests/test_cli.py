@@ -82,6 +82,7 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
         (["--target", "y"], "has a target of its own"),
         (["--steps", "many"], "--steps"),
         (["--stepz", "3"], "--stepz"),
+        (["--quick", "--full"], "--quick and --full were both given"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(
@@ -148,7 +149,8 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_names_every_item(capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if line.split() and line.split()[0] in ITEMS] == list(ITEMS)
+    first = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert [name for name in first if name != "item"] == list(ITEMS)
     assert reproduce("fig3", "--list") == 0
     assert "fig2" not in capsys.readouterr().out
 
@@ -160,6 +162,7 @@ def test_what_is_run_if_nothing_is_named() -> None:
     ]
     assert [item.name for item in chosen_items(["fig3", "fig2"])] == ["fig2", "fig3"]
     assert {item.part for item in chosen_items(["beyond"])} == {"beyond"}
+    assert {item.part for item in chosen_items([], full=True)} == {"papers", "network"}
 
 
 @pytest.mark.slow
@@ -177,7 +180,7 @@ def test_an_interrupt_keeps_the_old_report_and_the_finished_sweeps(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; what was finished is kept" in errors
+    assert "interrupted; finished items and sweeps are kept" in errors
     assert "Traceback" not in errors
     assert (out / "index.html").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -40,7 +40,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         less = "a shorter --time or a smaller chain" if given[:1] == ["rates"] else "fewer seeds or steps"
         return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        kept = "nothing was written" if given[:1] == ["rates"] else "what was finished is kept; run it again to go on"
+        kept = (
+            "nothing was written"
+            if given[:1] == ["rates"]
+            else "finished items and sweeps are kept; run it again to go on"
+        )
         return _complain(f"interrupted; {kept}.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from overdepth.paper.context import Context
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.item import PARTS
 from overdepth.paper.kept import KeptData
+from overdepth.paper.network.mnist import load as load_images
 from overdepth.paper.report import Report, write_report
 from overdepth.paper.reproduce import reproduce as run_items
 from overdepth.paper.static import check_static
@@ -72,7 +72,9 @@ def reproduce(
     computed is kept in the user's cache folder and reused; an interrupted command goes on where it was.
     """
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    chosen = chosen_items(items or [], quick=quick)
+    if quick and full:
+        raise ValueError("--quick and --full were both given, expected at most one of them; leave one out.")
+    chosen = chosen_items(items or [], quick=quick, full=full)
     if list_items:
         _print_list(chosen if items else list(ITEMS.values()), console)
         return 0
@@ -83,9 +85,11 @@ def reproduce(
     check_destination(out)
     if static:
         check_static()
-    load = functools.partial(load_problem, data, target=target)
-    problem = load(scaling=scaling)
+    problem = load_problem(data, target=target, scaling=scaling)
+    found = problem.name if data == "auto" else data  # decided once, whatever the network does meanwhile
     console.print(_describe(problem, data))
+    if any(item.part == "network" for item in chosen):
+        load_images()  # what is wrong with the images is said before hours of work
     command = _Command(data, target, scaling, steps, seeds, quick=quick, full=full, static=static, out=out)
     with progress_reporter() as reporter:
         context = Context(
@@ -94,14 +98,14 @@ def reproduce(
             steps,
             quick=quick,
             full=full,
-            load=lambda name: load(scaling=name),
+            load=lambda name: load_problem(found, target=target, scaling=name),
             cache=RunCache(),
             kept=KeptData(),
             reporter=reporter,
         )
         results = run_items(chosen, context)
     not_run = [] if items else _left_out(chosen, command)
-    report = Report(results, context, command.of(items or []), lambda name: command.of([name]), not_run)
+    report = Report(results, context, command.of(items or []), command.alone, not_run)
     with replacing(out) as folder:
         write_report(folder, report, static=static)
     _print_claims(report.claims, console)
@@ -123,11 +127,15 @@ class _Command:
     static: bool
     out: Path
 
-    def of(self, names: Sequence[str], *, full: bool | None = None) -> str:
+    def alone(self, name: str) -> str:
+        """The command for a single item, into a folder beside this one's."""
+        return replace(self, out=self.out.with_name(f"{self.out.name}-{name}")).of([name])
+
+    def of(self, names: Sequence[str]) -> str:
         """The same command for these items."""
-        flags = {"--quick": self.quick, "--full": self.full if full is None else full, "--static": self.static}
+        flags = {"--quick": self.quick, "--full": self.full, "--static": self.static}
         return shlex.join(
-            ["overdepth", "reproduce", *names, "--data", self.data]
+            ["overdepth", "reproduce", *dict.fromkeys(names), "--data", self.data]
             + (["--target", self.target] if self.target else [])
             + ["--scaling", self.scaling, "--steps", str(self.steps), "--seeds", str(self.seeds)]
             + [flag for flag, given in flags.items() if given]
@@ -135,7 +143,7 @@ class _Command:
         )
 
 
-def chosen_items(names: Sequence[str], *, quick: bool = False) -> list[Item]:
+def chosen_items(names: Sequence[str], *, quick: bool = False, full: bool = False) -> list[Item]:
     """The items of these names and parts, in the order of the report.
 
     Raises:
@@ -143,16 +151,20 @@ def chosen_items(names: Sequence[str], *, quick: bool = False) -> list[Item]:
     """
     for name in names:
         if name not in ITEMS and name not in PARTS:
-            raise ValueError(f"item {name!r} is unknown, expected some of {', '.join([*PARTS, *ITEMS])}.")
-    wanted = names or ([part for part in PARTS if part != "network"] if quick else ["papers"])
+            raise ValueError(
+                f"item {name!r} is unknown, expected some of {', '.join(dict.fromkeys([*PARTS, *ITEMS]))}."
+            )
+    default = [part for part in PARTS if part != "network"] if quick else ["papers"] + ["network"] * full
+    wanted = names or default
     return [item for name, item in ITEMS.items() if name in wanted or item.part in wanted]
 
 
 def _left_out(chosen: Sequence[Item], command: _Command) -> list[Claim]:
     """The papers' claims that need what was not asked for."""
     setting = Setting("MNIST", "none", (), 0)
+    whole = replace(command, quick=False, full=True)
     return [
-        statement.not_run(item.title, setting, f"Takes about {item.minutes[0]:.0f} minutes: {command.of([item.name])}")
+        statement.not_run(item.title, setting, f"Takes hours, and may be interrupted: {whole.alone(item.name)}")
         for item in ITEMS.values()
         if item.part == "network" and item not in chosen
         for statement in item.statements
@@ -165,6 +177,7 @@ def _print_list(items: Sequence[Item], console: OutputConsole) -> None:
             continue
         console.print(Text.assemble((part, "bold"), f": {title}"))
         table = Table("  item", "minutes", "--quick", "needs", "what", box=None, pad_edge=False)
+        table.columns[0].no_wrap, table.columns[0].min_width = True, 2 + max(len(item.name) for item in own)
         for item in own:
             full, quick = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in item.minutes)
             table.add_row(f"  {item.name}", full, quick, item.needs, item.title)

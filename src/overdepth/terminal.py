@@ -14,6 +14,9 @@ from rich.text import Text
 
 from overdepth.paper.context import Reporter
 
+SHOWN = 6
+"""Bars of earlier work that stay in sight."""
+
 
 class OutputConsole(Console):
     """A console that goes on in silence when nobody reads any more, as under ``| head -1``."""
@@ -45,6 +48,8 @@ def progress_reporter() -> Iterator[Reporter]:
     current: list[tuple[TaskID, float]] = []
 
     def begin(description: str, runs: int, steps: int) -> None:
+        for earlier in progress.tasks[:-SHOWN]:  # a small terminal would hide the last ones instead
+            progress.update(earlier.id, visible=False)
         task = progress.add_task(description, total=steps, rate="", live=runs)
         current[:] = [(task, time.perf_counter())]
 

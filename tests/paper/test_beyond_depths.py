@@ -120,9 +120,9 @@ def test_the_best_rate_is_a_seeds_own() -> None:
     assert best_rate(data, (0, 2)) == 0.5
     assert math.isnan(best_rate(data, (2,)))
     arm = TunedArm.of(data, (0, 1, 2))
-    assert chosen({"plain": arm}) == "Chosen lr: plain 0.5, 0.1, none (the smallest tried)."
+    assert chosen({"plain": arm}) == "Chosen lr: plain 0.5, 0.1, none (the smallest and the largest tried)."
     np.testing.assert_array_equal(arm.curve("plain", color=1).values, [[1.0, 0.1], [1.0, 0.2], [np.nan, np.nan]])
-    assert chosen({"a": TunedArm.of(data, (0,))}) == "Chosen lr: a 0.5."
+    assert chosen({"a": TunedArm.of(data, (0,))}) == "Chosen lr: a 0.5 (the largest tried)."
 
 
 def test_words_and_minima_of_several_ratios() -> None:
@@ -288,6 +288,14 @@ def test_a_scale_at_which_depth_gains_nothing_is_seen(results: dict[str, xr.Data
     assert claim.verdict == "fails"
     assert "1.1 at scale 0.1" in claim.note
     assert "2 at scale 0.01" in claim.note
+    assert scale.NEVER not in claim.note
+
+
+def test_a_scale_at_which_depth_never_gets_there_is_told_without_a_cause(results: dict[str, xr.Dataset]) -> None:
+    data = with_speeds(results["scale"], lambda data: np.where(data["depth"] > 1, 0.5, 1.0))
+    claim = judged("scale", data)[0]
+    assert (claim.value, claim.verdict) == (0.0, "fails")
+    assert claim.note.endswith("C is 0 where the deeper network does not get there within the horizon.")
 
 
 def test_catch_ups_of_a_small_run_are_the_obvious_ones(results: dict[str, xr.Dataset]) -> None:
@@ -360,6 +368,6 @@ def test_late_divergence_is_told(results: dict[str, xr.Dataset]) -> None:
     diverged = np.where((data["method"] == "gd") & (data["norm"] == depths.NORM) & (data["depth"] == 8), 400.0, np.nan)
     data["diverged_at"] = ("run", diverged)
     notes = {claim.comparison: claim.note for claim in judged("depths", data) if claim.id == "beyond.depths"}
-    assert [what for what, note in notes.items() if "22 runs diverged late, at iterations 400 to 400" in note] == [
-        "networks, depth 1 to 8"
-    ]
+    assert [
+        what for what, note in notes.items() if "22 runs diverged late, at iterations 400 to 400: depth 8." in note
+    ] == ["networks, depth 1 to 8"]

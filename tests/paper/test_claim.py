@@ -101,3 +101,11 @@ def test_what_cannot_decide_says_why() -> None:
     assert "Only 3 of 100 starts." in claim.note
     assert STATEMENT.judge("a", [1.0], replace(setting(10), horizon=0)).verdict == "holds"
     assert STATEMENT.judge("a", [1.0], replace(setting(10), horizon=10)).note == ""
+
+
+def test_a_number_beyond_all_bounds_fails_and_stays_valid_json() -> None:
+    statement = Statement("id", "paper", "text", "ratio", "<= 1", lambda ratio: ratio <= 1)
+    claim = statement.judge("a", [math.inf], replace(setting(), horizon=0))
+    assert (claim.verdict, claim.value, claim.range) == ("fails", None, None)
+    assert "beyond all bounds" in claim.note
+    json.dumps(claim.to_json(), allow_nan=False)

@@ -70,6 +70,22 @@ def test_the_claims_hold_and_can_fail(data: xr.Dataset) -> None:
     assert {claim.verdict for claim in claims(data) if claim.id != "claim1.descent"} == {"fails"}
 
 
+def test_what_is_undefined_at_one_time_does_not_hold(data: xr.Dataset) -> None:
+    broken = data.copy(deep=True)
+    broken["eigenvalue"][0, :, 7, 3] = np.nan
+    broken["residual"][0, :, 4] = np.nan
+    assert {claim.verdict for claim in claims(broken)} == {"inconclusive"}
+
+
+def test_descent_with_an_undefined_spectrum_has_an_undefined_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim1, "POINTS", 3)
+    calls = iter([0.1, np.nan] * 3)
+    monkeypatch.setattr(claim1, "error", lambda *_: next(calls))
+    monkeypatch.setattr(claim1, "descend", lambda factors, *_: factors)
+    row = claim1._of_seed(0, (4e-3,), lambda: None)
+    assert np.isnan(row["descent_error"].values).all()
+
+
 def test_the_slope_of_descent_decides_once_all_rates_were_run(data: xr.Dataset) -> None:
     rates = np.array(claim1.LEARNING_RATES)
     for order, verdict in ((1.0, "holds"), (2.0, "fails")):

@@ -83,3 +83,16 @@ def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         KeptData(tmp_path).get_or_compute("item", SETTINGS, fails)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_flipped_byte_is_computed_again_or_does_no_harm(tmp_path: Path) -> None:
+    work, kept = Work(), KeptData(tmp_path)
+    whole = kept.get_or_compute("item", SETTINGS, work)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    edges = [*range(40), *range(len(content) - 120, len(content))]  # zip's own structures
+    for position in edges:
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        xr.testing.assert_identical(kept.get_or_compute("item", SETTINGS, work), whole)

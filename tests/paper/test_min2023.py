@@ -213,6 +213,7 @@ def test_unit_gaps_make_the_factorial(data: dict[str, xr.Dataset]) -> None:
         assert transfer_operator(factors).min_eigenvalue() >= math.factorial(depth - 1)
     many = repeated(data["min2023-factorial"], "start", 12)
     assert [claim.verdict for claim in judged(factorial.ITEM, many)] == ["holds", "holds"]
+    assert "by construction" in judged(factorial.ITEM, many)[0].note
     wrong = many.copy(deep=True)
     wrong["product"] = wrong["product"] * wrong["depth"]  # N! instead
     wrong["largest_ratio"][3] = 1.5

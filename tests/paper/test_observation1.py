@@ -79,6 +79,18 @@ def test_the_claims_can_fail(data: xr.Dataset, problem: Problem) -> None:
     assert found[1].value == pytest.approx(2.0)
 
 
+def test_an_undefined_error_of_one_seed_does_not_hold_and_growth_is_of_magnitudes(
+    data: xr.Dataset, problem: Problem
+) -> None:
+    broken = data.copy(deep=True)
+    broken["exact_error"][:, 1] = np.nan
+    broken["rate"][:] = -1.0
+    broken["rate"][:, :, -1] = -3.0
+    found = [claim for claim in claims(broken, problem) if claim.id == "observation1.kernel"]
+    assert {claim.verdict for claim in found} == {"inconclusive"}
+    assert all("grows to 3 times (median)" in claim.note for claim in found)
+
+
 def test_the_heat_map_holds_the_coefficients_below_the_diagonal(data: xr.Dataset, problem: Problem) -> None:
     part = data.sel(objective="l4", seed=0)
     record = observation1.record_run(problem, 4, 0, float(part["lr"]), 40)

@@ -101,6 +101,23 @@ def test_the_claims_decide_on_the_whole_grid_and_can_fail(data: xr.Dataset) -> N
     assert claims(unfinished)["section7.acceleration", "p = 4, N = 2"].verdict == "inconclusive"
 
 
+def test_rule_that_does_not_converge_accelerates_nothing(monkeypatch: pytest.MonkeyPatch, data: xr.Dataset) -> None:
+    def stuck(*arguments: object, **settings: object) -> object:
+        run = run_two_point(*arguments, **settings)  # type: ignore[arg-type]
+        return run._replace(steps=None) if settings.get("depth", 1) != 1 else run
+
+    monkeypatch.setattr(section7_runs, "run_two_point", stuck)
+    row = section7_runs._compared(section7_runs.cases(quick=True)[0])
+    assert row["deep_steps"] == np.inf
+    whole = data.assign_attrs(quick=0)
+    key = "section7.acceleration", "p = 4, N = 2"
+    assert "the others converge nevertheless" in claims(whole)[key].note
+    never = claims(whole.assign(deep_steps=whole["deep_steps"] * np.inf))[key]
+    assert (never.value, never.verdict) == (0.0, "fails")
+    assert "do not converge" in never.note
+    assert "nevertheless" not in never.note
+
+
 def test_the_trajectories_start_together_and_end_at_the_labels(data: xr.Dataset) -> None:
     assert data["arm_depth"].values.tolist() == [1, 2, 3, 4]
     for arm in range(4):

@@ -88,6 +88,14 @@ def test_many_instances_decide_and_one_of_them_is_enough_to_fail(data: xr.Datase
     assert {claim.verdict for claim in claims(many)} == {"fails"}
 
 
+def test_what_is_undefined_in_one_instance_holds_for_none(data: xr.Dataset) -> None:
+    broken = data.copy(deep=True)
+    broken["dial_deviation"][0, 0, -1] = np.nan
+    broken["operator_deviation"][0, 0, 0] = np.nan
+    found = {claim.id: claim.verdict for claim in claims(broken)}
+    assert found["theorem1.transfer"] == found["theorem1.imbalance"] == "inconclusive"
+
+
 def test_pictures(data: xr.Dataset) -> None:
     pictures = theorem1.ITEM.pictures(data)
     assert len(pictures) == 3

@@ -73,6 +73,19 @@ def test_the_claims_can_fail(data: xr.Dataset) -> None:
     assert found["theorem2.certificate"].value == pytest.approx(149 / 150)
 
 
+def test_what_is_undefined_once_does_not_hold_and_zero_is_said_of_zero_only(data: xr.Dataset) -> None:
+    many = data.isel(loss=np.arange(30) % 3).copy(deep=True)
+    assert "zero, rounded" in claims(many)["theorem2.nonzero"].note
+    many["integral"][0, 6] = np.nan
+    many["integral"].loc[{"depth": 2.0}] = 1.0
+    many["potential_error"][0, 2] = np.nan
+    many["curl"][0, 9] = np.nan
+    found = claims(many)
+    assert "zero, rounded" not in found["theorem2.nonzero"].note
+    for name in ("integral", "nonzero", "potential", "curl"):
+        assert found[f"theorem2.{name}"].verdict == "inconclusive"
+
+
 def test_random_losses_are_convex_and_drawn_anew_for_every_seed() -> None:
     rng = np.random.default_rng(0)
     hessian, target = theorem2_runs._quadratic(rng, 4)

@@ -54,6 +54,7 @@ def test_the_verdict_is_on_the_ratio_of_neighbours(ratio: float, verdict: str) -
     assert claims[DECIDING].value == pytest.approx(ratio)
     assert claims[DECIDING].verdict == verdict
     assert [claim.is_control for claim in claims.values()] == [False, True]
+    assert all(claim.note.endswith("; 1 thread.") for claim in claims.values())  # times, and no causes of them
     assert "iterations" not in claims[DECIDING].note  # the length of the other items' runs does not matter
 
 

@@ -68,8 +68,8 @@ def first_step(gap: Array, steps: Steps, level: float) -> float:
 
 
 def catch_up(gap: Array, reference: Array, steps: Steps) -> float:
-    """T / (first step at which ``gap`` is at most the reference's gap at T); 0 if never, NaN without a reference."""
-    if math.isnan(reference[-1]):
+    """T / (first step at which ``gap`` is at most the reference's at T); 0 if never, NaN if either diverged by T."""
+    if math.isnan(reference[-1]) or math.isnan(gap[-1]):
         return math.nan
     reached = first_step(gap, steps, float(reference[-1]))
     return 0.0 if math.isnan(reached) else float(steps[-1]) / max(reached, 1.0)

@@ -91,7 +91,7 @@ def _from_archive(path: Path, content: bytes | None = None) -> Problem:
             if missing := [name for name in wanted if name not in members]:
                 raise ValueError(f"{path} lacks {', '.join(missing)}; delete it to download it anew.")
             texts = {f"{path}:{name}": archive.read(members[name]).decode("utf-8", "replace") for name in wanted}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} is no readable zip archive; delete it to download it anew.") from error
     return _problem(*parse_batches(texts), source=str(path))
 

@@ -12,6 +12,7 @@ import numpy as np
 Verdict = Literal["holds", "fails", "inconclusive", "not run"]
 
 CONTROL = "our control"
+WHY_UNDEFINED = " within the horizon (a level not reached, a run diverged, or all converged to rounding)"
 
 HORIZON = 100_000
 """Iterations that the statements are about; a shorter run gives no verdict."""
@@ -75,6 +76,11 @@ class Claim:
         """Whether the comparison is a control of ours that the paper does not have."""
         return self.source.endswith(CONTROL)
 
+    @property
+    def has_range(self) -> bool:
+        """Whether seeds differ in the number."""
+        return self.range is not None and self.range[0] != self.range[1]
+
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values."""
         return asdict(self)
@@ -120,18 +126,23 @@ class Statement:
         value: float | None = None
         spread: tuple[float, float] | None = None
         verdict: Verdict = "inconclusive"
-        known = table[:, np.isfinite(table).all(axis=0)]
+        known = table[:, ~np.isnan(table).any(axis=0)]
         if known.size:
             medians = np.median(known, axis=0)
             farthest = int(np.abs(np.log(np.maximum(medians, 1e-300))).argmax())
-            value = float(medians[farthest])
-            spread = (float(known[:, farthest].min()), float(known[:, farthest].max()))
+            if np.isfinite(known[:, farthest]).all():
+                value = float(medians[farthest])
+                spread = (float(known[:, farthest].min()), float(known[:, farthest].max()))
+            else:
+                notes.append("The number is beyond all bounds.")
             if not all(self.holds(float(median)) for median in medians):
                 verdict = "fails"  # whatever the others are
             elif known.shape == table.shape:
                 verdict = "holds"
         if known.shape != table.shape:
-            notes.append("Partly undefined within the horizon: a level was not reached, or a run diverged.")
+            notes.append(
+                ("Partly undefined" if known.size else "Undefined") + f"{WHY_UNDEFINED if setting.horizon else ''}."
+            )
         if too_few:
             notes.append(too_few)
         if too_few or setting.steps < setting.horizon:

@@ -131,7 +131,7 @@ def _of_seed(seed: int, rates: tuple[float, ...], told: Callable[[], None]) -> x
             now, each = factors, round(LAST / lr) // (POINTS - 1)
             for _ in range(POINTS - 1):
                 now = descend(now, loss, lr, each)
-                descent[i, r] = max(descent[i, r], error(*spectra(now)[:2]))
+                descent[i, r] = np.maximum(descent[i, r], error(*spectra(now)[:2]))
             told()
     return xr.Dataset(
         {
@@ -157,10 +157,10 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
             part["claimed"].values.reshape(-1, OUTPUTS, FEATURES),
             strict=True,
         )
-        worst = max(error(actual, claimed) for actual, claimed in pairs)
+        worst = float(np.max([error(actual, claimed) for actual, claimed in pairs]))
         what = f"depth {depth}, {OUTPUTS} x {FEATURES} weight"
         found.append(SPECTRUM.judge(what, [worst], setting))
-        found.append(DIRECTIONS.judge(what, [float(part["residual"].max())], setting))
+        found.append(DIRECTIONS.judge(what, [float(part["residual"].max(skipna=False))], setting))
     for depth in DEPTHS:
         errors = data["descent_error"].sel(depth=depth).values
         with np.errstate(divide="ignore"):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import catch_up, mean_log_ratio, select
+from overdepth.lab.curves import mean_log_ratio, select
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement, number
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import gap_figure, learning_rate_figure
-from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
+from overdepth.paper.tuning import caught_up, rate_curve, tuned, tuned_curve
 
 RECORD_EVERY = 100
 DEPTHS = (1, 2, 3)
@@ -60,7 +60,7 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
                 for seed in setting.seeds:
                     plain = tuned(_arm(data, objective, 1, matched=False), seed)
                     deep = tuned(_arm(data, objective, depth, matched=matched), seed)
-                    ratios.append(catch_up(deep.gap, plain.gap, steps))
+                    ratios.append(caught_up(deep.gap, plain.gap, steps))
                     early.append(mean_log_ratio(deep.gap, plain.gap, steps))
                     rates.append((plain.lr, deep.lr))
                 note = (

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import catch_up, select
+from overdepth.lab.curves import select
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import gap_figure, learning_rate_figure
-from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
+from overdepth.paper.tuning import caught_up, rate_curve, tuned, tuned_curve
 
 OBJECTIVE = "l4"
 RECORD_EVERY = 100  # as in Figure 3, whose runs are these in part
@@ -24,8 +24,6 @@ DEPTHS = (1, 2, 3)
 LEFT = "Arora, Cohen & Hazan 2018, Figure 4 (left)"
 RIGHT = "Arora, Cohen & Hazan 2018, Figure 4 (right)"
 NAMES = {"adagrad": "AdaGrad", "adadelta": "AdaDelta", "adam": "Adam"}
-RESOLUTION = float(np.finfo(np.float32).eps)
-CONVERGED = "The second had converged to single precision by the horizon: what the catch-up compares there is rounding."
 TF1, TORCH, MATCHED = "", ", torch's definition", ", norm matched"
 
 ADAGRAD, ADADELTA = (
@@ -126,11 +124,10 @@ def _judge(
     """The verdict on the catch-up of one arm over another, each at its best learning rate."""
     steps = arm["step"].values
     pairs = [(tuned(arm, seed), tuned(reference, seed)) for seed in setting.seeds]
-    ratios = [catch_up(first.gap, second.gap, steps) for first, second in pairs]
+    ratios = [caught_up(first.gap, second.gap, steps) for first, second in pairs]
     rates = dict.fromkeys((first.lr, second.lr) for first, second in pairs)
     note = f"Chosen lr (first, second): {', '.join(f'({a:g}, {b:g})' for a, b in rates)}. {note}"
-    too_few = CONVERGED if any(second.gap[-1] < RESOLUTION * second.gap[0] for _, second in pairs) else ""
-    return statement.judge(comparison, ratios, setting, note=note, control=control, too_few=too_few)
+    return statement.judge(comparison, ratios, setting, note=note, control=control)
 
 
 class _Arms:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import catch_up, first_step, select
+from overdepth.lab.curves import first_step, select
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import grid
 from overdepth.paper.claim import HORIZON, Claim, Setting, Statement
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps
 from overdepth.paper.picture import Curve, gap_figure, learning_rate_figure
-from overdepth.paper.tuning import rate_curve, tuned, tuned_curve
+from overdepth.paper.tuning import caught_up, rate_curve, tuned, tuned_curve
 
 OBJECTIVE = "l4"
 RECORD_EVERY = 100  # as in Figure 3, whose runs at depth 1 these are
@@ -79,7 +79,10 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     found.append(_judge_times(PLATEAU4, "depth 4, near zero", times, horizon, PLATEAU[1], setting, note))
 
     arm = _arm(data, 8, "near_zero")
-    fractions = [float(np.mean(_moves(part) & _is_finite(part))) for part in _by_seed(arm, setting.seeds)]
+    fractions = [
+        float(np.mean(_moves(part) & _is_finite(part))) if _can_move(part) else math.nan
+        for part in _by_seed(arm, setting.seeds)
+    ]
     too_few = f"The statement is about iteration {HORIZON:,}." if setting.horizon < HORIZON else ""
     found.append(STUCK8.judge("depth 8, near zero", fractions, setting, note=_fates(arm), too_few=too_few))
 
@@ -91,7 +94,7 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
         found.append(_judge_times(IDENTITY_MOVES, what, times, horizon, AT_ONCE, setting, chosen))
         for init, name in reversed(STARTS.items()):
             plain = _arm(data, 1, init)
-            ratios = [catch_up(tuned(arm, seed).gap, tuned(plain, seed).gap, steps) for seed in setting.seeds]
+            ratios = [caught_up(tuned(arm, seed).gap, tuned(plain, seed).gap, steps) for seed in setting.seeds]
             what = f"depth {depth} near the identity against depth 1 {name}"
             note = f"{chosen} Depth 1: {_chosen(plain, setting.seeds).lower()}"
             found.append(IDENTITY_FASTER.judge(what, ratios, setting, note=note, control=init == "near_zero"))
@@ -147,6 +150,11 @@ def _moves(data: xr.Dataset) -> np.ndarray:
     """Per run whether its loss falls below 95% of the start, even if it diverges later."""
     loss = data["loss"].transpose("run", "step").values
     return np.asarray((loss < MOVED * loss[:, :1]).any(axis=1))
+
+
+def _can_move(data: xr.Dataset) -> bool:
+    """Whether any linear model has a loss below 95% of the start's."""
+    return bool((data["optimal_loss"] < MOVED * data["loss"].isel(step=0)).all())
 
 
 def _is_finite(data: xr.Dataset) -> np.ndarray:

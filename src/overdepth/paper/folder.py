@@ -63,7 +63,8 @@ def replacing(folder: Path) -> Iterator[Path]:
             try:
                 fresh.rename(folder)
             except BaseException:
-                old.rename(folder)
+                if not folder.exists():  # else another report has taken the place meanwhile
+                    old.rename(folder)
                 raise
             shutil.rmtree(old, ignore_errors=True)
         else:

@@ -64,7 +64,7 @@ class KeptData:
             return xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             _log.warning("The kept data %s cannot be read (%s) and are computed again.", path, error)
             return None
 
@@ -73,9 +73,9 @@ class KeptData:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".partial") as name:
                 temporary = Path(name)
-                data.to_netcdf(temporary / _MEMBER, engine="h5netcdf")
+                content = bytes(data.to_netcdf(engine="h5netcdf"))  # in memory: HDF5 does not survive a full disk
                 with zipfile.ZipFile(temporary / "kept.zip", "w") as archive:
-                    archive.write(temporary / _MEMBER, _MEMBER)
+                    archive.writestr(_MEMBER, content)
                 (temporary / "kept.zip").replace(path)
         except OSError as error:
             _log.warning("Finished items cannot be kept in %s (%s).", self.folder, error.strerror or error)

@@ -31,7 +31,7 @@
     drawn.add(element);
     const figure = JSON.parse(element.nextElementSibling.textContent);
     element.replaceChildren();
-    Plotly.newPlot(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
+    Plotly.newPlot(element, figure.data, figure.layout, { responsive: true, displaylogo: false, showSendToCloud: false });
     Plotly.relayout(element, themed(figure.layout));
   }
 

@@ -10,6 +10,7 @@ import jinja2
 import plotly.graph_objects as go
 import plotly.offline
 import torch
+import xarray as xr
 from markupsafe import Markup
 
 from overdepth._version import __version__
@@ -53,6 +54,11 @@ def embedded(figure: go.Figure) -> Markup:
     return Markup(  # noqa: S704 - nothing in it can end the element
         f'<div class="plot" style="min-height:{height}px"></div><script type="application/json">{text}</script>'
     )
+
+
+def write_netcdf(path: Path, data: xr.Dataset) -> None:
+    """Writes data as NetCDF, made in memory first: HDF5 does not survive a full disk."""
+    path.write_bytes(data.to_netcdf(engine="h5netcdf"))
 
 
 def write_json(path: Path, value: object) -> None:

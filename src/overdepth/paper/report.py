@@ -10,7 +10,7 @@ from overdepth.lab.problem import SCALING_MEANINGS
 from overdepth.paper.claim import Claim, by_statement
 from overdepth.paper.context import Context
 from overdepth.paper.item import PARTS, Part
-from overdepth.paper.rendering import embedded, write_json, write_page
+from overdepth.paper.rendering import embedded, write_json, write_netcdf, write_page
 from overdepth.paper.reproduce import Reproduced
 from overdepth.paper.static import write_figures
 
@@ -54,7 +54,7 @@ def write_report(folder: Path, report: Report, *, static: bool = False) -> None:
     drawn = {}
     for result in report.results:
         name = result.item.name
-        result.data.to_netcdf(folder / f"{name}.nc", engine="h5netcdf")
+        write_netcdf(folder / f"{name}.nc", result.data)
         pictures = result.item.pictures(result.data)
         drawn.update({f"{name}-{i}": picture.figure for i, picture in enumerate(pictures, start=1)})
         sections.append(

@@ -193,7 +193,9 @@ def _by_scaling(scalings: Sequence[str], verdicts: Array) -> str:
     words = []
     for scaling, cells in zip(scalings, verdicts, strict=True):
         known = cells[np.isfinite(cells)]
-        words.append(f"{scaling} {int(known.sum())} of {len(known)}" if len(known) else f"{scaling} undecided")
+        unknown = len(cells.ravel()) - len(known)
+        more = f" ({unknown} undecided)" if unknown else ""
+        words.append(f"{scaling} {int(known.sum())} of {len(known)}{more}" if len(known) else f"{scaling} undecided")
     return f"Holds: {', '.join(words)}."
 
 
@@ -241,9 +243,10 @@ def pictures(data: xr.Dataset) -> list[Picture]:
     figure.update_xaxes(tickfont={"size": 9}, side="top", showgrid=False)
     figure.update_layout(hovermode="closest", margin={"t": 110})
     caption = (
-        "Blue: the statement holds; orange: it fails; between: it holds for some of the seeds; grey: undecided, since "
-        "a level was not reached or every run diverged. Columns: the scaling of the data, and the iterations "
-        f"({', '.join(_short(length) for length in lengths)}) at which learning rates are chosen and curves end."
+        "Blue: the statement holds; orange: it fails; between: it holds for some of the seeds; grey: undecided (a "
+        "level not reached, every run diverged or converged to rounding, or a horizon too short for the statement). "
+        f"Columns: the scaling of the data, and the iterations ({', '.join(map(_short, lengths))}) at which "
+        "learning rates are chosen and curves end."
     )
     return [Picture(caption, figure)]
 
@@ -263,9 +266,9 @@ ITEM = Item(
         "The runs of Figures 2 to 5 (left) under every scaling: "
         + "; ".join(f"{name}: {SCALING_MEANINGS[name]}" for name in SCALINGS)
         + ".",
-        f"The claims are judged seed by seed on the first {', '.join(f'{h:,}' for h in HORIZONS)} iterations, as if "
-        "training had ended there: learning rates are those that are best by then. Controls are left out but for the "
-        "rule against balanced networks.",
+        f"The claims are judged seed by seed on the first {', '.join(f'{h:,}' for h in HORIZONS)} iterations, as far "
+        "as the runs go, as if training had ended there: learning rates are those that are best by then. Controls are "
+        "left out but for the rule against balanced networks.",
     ),
     statements=_of_figures(FIGURES),
     work=work,

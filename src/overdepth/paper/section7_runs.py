@@ -120,7 +120,7 @@ def _compared(case: Case) -> dict[str, float]:
         "predicted": plan.ratio,
         "plain_steps": plain,
         "plain_counted": int(is_counted),
-        "deep_steps": math.nan if deep.steps is None else deep.steps,
+        "deep_steps": math.inf if deep.steps is None else deep.steps,  # no acceleration where it does not converge
         "first_w1": deep.path[1][0],
         "first_w2": deep.path[1][1],
         "effective_rate": effective,

@@ -200,10 +200,10 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
         what += ", low rank" if low_rank else ""
         note = "Starts without full rank, whose rank is kept: else roots would magnify rounding." if low_rank else ""
         found.append(FLOW.judge(what, [worst], setting, note=note, control=low_rank, too_few=few))
-    operator = float(data["operator_deviation"].max())
+    operator = float(data["operator_deviation"].max(skipna=False))
     what = f"imbalance 0 to {float(data['imbalance'].max()):g}, depth 2 to 4"
     found.append(TRANSFER.judge(what, [operator], setting, control=True))
-    dial = float(data["dial_deviation"].sel(imbalance=1.0).min())
+    dial = float(data["dial_deviation"].sel(imbalance=1.0).min(skipna=False))
     found.append(IMBALANCE.judge("imbalance 1, depth 2 to 4", [dial], setting, control=True))
     for depth in DEPTHS:
         slopes = data["slope"].sel(order=depth).values

@@ -87,23 +87,23 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     beyond = relative.sel(depth=data["depth"] > 2.0)
     curves = f"{data.sizes['depth']} depths from 1 to infinity, {data.sizes['radii']} pairs of radii"
     note = "At infinite depth field and integral are divided by N."
-    two = float(abs(relative.sel(depth=2.0)).max())
+    two = float(abs(relative.sel(depth=2.0)).max(skipna=False))
+    at_two = f"At N = 2 it is {two:.1g}{': zero, rounded' if two <= EXACT else ''}."
+    error = float(abs(relative - closed).max(skipna=False))
+    potential = float(data["potential_error"].max(skipna=False))
+    curl = float(data["curl"].min(skipna=False))
     return [
-        INTEGRAL.judge(curves, [float(abs(relative - closed).max())], setting, note=note),
-        NONZERO.judge(
-            "depths 2.1 to infinity", [float(beyond.min())], setting, note=f"At N = 2 it is {two:.1g}: zero, rounded."
-        ),
+        INTEGRAL.judge(curves, [error], setting, note=note),
+        NONZERO.judge("depths 2.1 to infinity", [float(beyond.min(skipna=False))], setting, note=at_two),
         CERTIFICATE.judge(
             f"{count} losses a seed in 2 to 6 dimensions, depth 2.5 to infinity",
-            [float(data["certificate"].mean())],
+            [float(data["certificate"].mean(skipna=False))],
             setting,
             note="The theorem needs two dimensions at least, which the paper does not say.",
             too_few=few,
         ),
-        POTENTIAL.judge(
-            f"{count} linear losses a seed", [float(data["potential_error"].max())], setting, control=True, too_few=few
-        ),
-        CURL.judge(f"{count} quadratic losses a seed", [float(data["curl"].min())], setting, control=True, too_few=few),
+        POTENTIAL.judge(f"{count} linear losses a seed", [potential], setting, control=True, too_few=few),
+        CURL.judge(f"{count} quadratic losses a seed", [curl], setting, control=True, too_few=few),
     ]
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import best_run, gaps, select
+from overdepth.lab.curves import Steps, best_run, catch_up, gaps, select
 from overdepth.lab.problem import Array
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.picture import Curve
+
+RESOLUTION = float(np.finfo(np.float32).eps)
+"""Of the training, relative to the gap at the start: below it gaps are rounding."""
+
+
+def caught_up(gap: Array, reference: Array, steps: Steps) -> float:
+    """The catch-up, as far as it says something: NaN too where both are rounding by the horizon."""
+    if max(gap[-1], reference[-1]) < RESOLUTION * reference[0]:
+        return math.nan
+    return catch_up(gap, reference, steps)
 
 
 class Tuned(NamedTuple):

@@ -179,10 +179,6 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
         seconds = data["seconds"].sel(arrangement=arrangement).median(dim="round")
         times = " and ".join(f"{1e6 * float(seconds.sel(depth=depth)):,.0f}" for depth in DEPTHS)
         note = f"Microseconds a step at depth 1 and 3: {times}; {threads} thread{'s' if threads > 1 else ''}."
-        if arrangement == LAYERS:
-            note += " Layer after layer, autograd launches more operations, which weighs on so small a network."
-        elif arrangement == _engine_label(1):
-            note += " One run fills no matrix product, so that the fixed costs of a step weigh most here."
         ratios = _ratios(data, arrangement)
         medians = [float(np.median(part)) for part in np.array_split(ratios, PARTS)]
         claim = FREE.judge(

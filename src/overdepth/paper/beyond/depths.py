@@ -33,7 +33,7 @@ RULES = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # at depth 1 the rule is grad
 CONTROLS = (1, 2, 3, 4, 6, 8)
 NORM, SMALL_NORM = 1.0, 0.1
 EXPONENTS = range(-1, 6)
-DEEP_EXPONENTS = range(-5, 6)  # W_e grows, and with it the steps of deep networks: large rates diverge late
+DEEP_EXPONENTS = range(-5, 6)
 DEEP = 3
 LATE = 0.01
 
@@ -91,13 +91,15 @@ def _arms(data: xr.Dataset, seeds: Sequence[int], method: str, norm: float) -> d
 
 def _late_divergence(data: xr.Dataset, method: str, norm: float) -> str:
     """A sentence about runs that diverged, but not at the start, if any did."""
-    steps = select(data, method=method, norm=norm)["diverged_at"].values
-    late = steps[steps > LATE * data["step"].values[-1]]
-    if not len(late):
+    part = select(data, method=method, norm=norm)
+    steps = part["diverged_at"].values
+    is_late = steps > LATE * data["step"].values[-1]
+    if not is_late.any():
         return ""
+    late, of_depths = steps[is_late], np.unique(part["depth"].values[is_late])
     return (
-        f" At larger rates {len(late)} runs diverged late, at iterations {late.min():,.0f} to {late.max():,.0f}: the "
-        "steps of deep networks grow with W_e, so that the deeper they are, the smaller a rate lasts."
+        f" {len(late)} run{'s' if len(late) > 1 else ''} diverged late, at iterations {late.min():,.0f} to "
+        f"{late.max():,.0f}: depth {', '.join(f'{depth:g}' for depth in of_depths)}."
     )
 
 
@@ -176,12 +178,12 @@ ITEM = Item(
         "Does the end-to-end rule give the same gain, and what do depths between the integers do?",
     ),
     ran=(
-        "Linear networks of depth 1 to 8 with hidden width 1 from near the identity, where factors are balanced up to "
-        f"a few percent, l4 loss. All are rescaled to one and the same W_e of norm {NORM:g}.",
+        "Linear networks of depth 1 to 8 with hidden width 1 from near the identity, l4 loss. All are rescaled to one "
+        f"and the same W_e of norm {NORM:g}.",
         "One layer under the end-to-end rule at depths 1.25, 1.5, 2, 2.5, 3, 4, 6 and 8 from that W_e. Infinite depth "
         "is left out: with one output it can only rescale W_e.",
         "Learning rates per depth: from 0.7 to 5.7 times what is best for one layer from near zero, a factor of the "
-        f"root of 2 apart; from depth {DEEP} on from 0.18 times, as larger rates diverge there after a while.",
+        f"root of 2 apart; from depth {DEEP} on from 0.18 times, as larger rates may diverge there.",
         f"Control: networks of depth 1, 2, 3, 4, 6 and 8 from the same W_e rescaled to norm {SMALL_NORM:g}.",
     ),
     statements=(FASTER, DEEPER, RULE),

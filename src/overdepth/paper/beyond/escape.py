@@ -18,25 +18,27 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from scipy.integrate import quad
 
 from overdepth.chain import balanced_factors, product
-from overdepth.lab.curves import first_step, gaps, ratio_of_times, select
+from overdepth.lab.curves import first_step, gaps, select
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run
 from overdepth.lab.sweeps import sweep
-from overdepth.paper.beyond.imbalance import StartedRun, whitened_loss
+from overdepth.paper.beyond.imbalance import StartedRun, unknown_median, whitened_loss
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Context
 from overdepth.paper.item import Item, Picture
 from overdepth.paper.picture import Curve, add_curve, blank_figure, thinned
-from overdepth.theory import LeastSquares, escape_time
+from overdepth.theory import EscapeTime, LeastSquares, escape_time
 
 LEARNING_RATE = 0.02
 RECORD_EVERY = 20
 SCALES = {3: (0.02, 0.05, 0.1), 4: (0.05, 0.1, 0.2)}
 DRAWS, QUICK_DRAWS = 10, 2
 FRACTION = 0.5
+PREDICTION = "that of a balanced start along the target; NaN: no nearer to zero than half of it"
 ALONG, BALANCED, NEAR_ZERO = "along the target", "balanced", "near zero"
 DASHES = {ALONG: "dot", BALANCED: "dash", NEAR_ZERO: "solid"}
 
@@ -92,6 +94,13 @@ def direction_factor(cosine: float, depth: int) -> float:
     return float((depth - 2) * integral / math.sin(angle) ** (depth - 2))
 
 
+def _prediction(norm: float, target: float, depth: int) -> EscapeTime:
+    """The escape time of a balanced start of that norm along the target; NaN if it is no smaller than half of that."""
+    if not norm < FRACTION * target:
+        return EscapeTime(math.nan, math.nan)
+    return escape_time(norm, target, depth, fraction=FRACTION)
+
+
 def work(context: Context) -> xr.Dataset:
     """The runs on whitened data, with their measured and predicted escape times; empty if data cannot be whitened."""
     problem, seeds = context.problem, [int(seed) for seed in context.seeds]
@@ -132,15 +141,18 @@ def _measured(context: Context, loss: LeastSquares, seeds: Sequence[int]) -> xr.
     starts = [product(run.start(1, white.d)) for run in runs]
     norms = [float(start.norm()) for start in starts]
     size = float(target.norm())
-    cosines = [float((start * target).sum()) / (norm * size) for start, norm in zip(starts, norms, strict=True)]
+    cosines = [
+        float((start * target).sum()) / (norm * size) if size else math.nan
+        for start, norm in zip(starts, norms, strict=True)
+    ]
     level = ((1 - FRACTION) * size) ** 2 / 2
     reached = [first_step(gap, data["step"].values, level) for gap in gaps(data)]
-    times = [escape_time(norm, size, int(run.depth), fraction=FRACTION) for norm, run in zip(norms, runs, strict=True)]
+    times = [_prediction(norm, size, int(run.depth)) for norm, run in zip(norms, runs, strict=True)]
     factors = [direction_factor(cosine, int(run.depth)) for cosine, run in zip(cosines, runs, strict=True)]
     turning = [(factor - 1) * found.asymptotic for factor, found in zip(factors, times, strict=True)]
     data = data.isel(step=thinned(data["step"].values)).assign(
         escape=("run", np.array(reached) * LEARNING_RATE, {"long_name": "time to half-way, steps times lr"}),
-        predicted=("run", [found.time for found in times], {"long_name": "that of a balanced start along the target"}),
+        predicted=("run", [found.time for found in times], {"long_name": PREDICTION}),
         turning=("run", turning, {"long_name": "what turning to the target adds to that"}),
         start_norm=("run", norms, {"long_name": "norm of the initial W_e"}),
         start_cosine=("run", cosines, {"long_name": "cosine of the initial W_e and the target"}),
@@ -153,7 +165,8 @@ def _measured(context: Context, loss: LeastSquares, seeds: Sequence[int]) -> xr.
 def _runs(loss: LeastSquares, draws: Sequence[int]) -> list[tuple[str, Run]]:
     """The arms of one seed: ten draws near zero, the same balanced, and one start along the target."""
     found: list[tuple[str, Run]] = []
-    direction = loss.minimizer / loss.minimizer.norm()
+    size = loss.minimizer.norm()
+    direction = loss.minimizer / size if size > 0 else torch.eye(*loss.shape, dtype=torch.float64)  # no direction then
     for depth, scales in SCALES.items():
         for scale in scales:
             drawn = [Run(depth=depth, scale=scale, seed=seed, lr=LEARNING_RATE) for seed in draws]
@@ -173,7 +186,7 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     """The verdicts for either depth; starts along the target are the control."""
     if not data.attrs["whitened"]:
         why = "The features are linearly dependent, so that they cannot be whitened."
-        return [PREDICTED.not_run("whitened data, l2", setting, why)]
+        return [statement.not_run("whitened data, l2", setting, why) for statement in ITEM.statements]
     few = f"{data.attrs['draws']} random starts; the statement is about {DRAWS}." if data.attrs["draws"] < DRAWS else ""
     found = []
     for depth in SCALES:
@@ -185,41 +198,67 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
         ):
             part = select(data, depth=depth, arm=arm)
             ratios = [_ratios(select(part, outer_seed=seed), low, high, turns=turns) for seed in setting.seeds]
-            what, note = f"depth {depth}, {arm}", _late(part)
+            what, note = f"depth {depth}, {arm}", _missing(part)
             if arm == NEAR_ZERO:
                 note += " A near-zero start is imbalanced, and its direction is random; the prediction knows neither."
             control = arm == ALONG
-            shortfall = "" if control else few
-            found.append(statement.judge(what, ratios, setting, note=note, control=control, too_few=shortfall))
+            least, most = [[row[i] for row in ratios] for i in (0, 1)]
+            values = np.where(np.isinf(most), least, most).tolist()
+            shortfall = ("" if control else few) or unknown_median(statement, least, most, low, high)
+            found.append(statement.judge(what, values, setting, note=note, control=control, too_few=shortfall))
         for arm in (NEAR_ZERO, BALANCED):
             part = select(data, depth=depth, arm=arm)
             powers = [_power(select(part, outer_seed=seed)) for seed in setting.seeds]
-            note = f"As the start goes to 0 the exponent is {2 / depth - 1:.3g}. {_late(part)}"
+            note = f"As the start goes to 0 the exponent is {2 / depth - 1:.3g}. {_missing(part)}"
             found.append(POWER.judge(f"depth {depth}, {arm}", powers, setting, note=note, too_few=few))
     return found
 
 
-def _late(part: xr.Dataset) -> str:
-    late = int(np.isnan(part["escape"].values).sum())
-    return f"{late} of {part.sizes['run']} runs did not escape within the horizon." if late else ""
-
-
-def _ratios(part: xr.Dataset, low: float, high: float, *, turns: bool) -> list[float]:
-    """Per scale the median over draws of measured / predicted time, a bound where half of them did not escape."""
-    horizon = float(part["step"].values[-1]) * LEARNING_RATE
-    found = []
-    for scale in np.unique(part["scale"].values):
-        own = select(part, scale=scale)
-        predicted = (own["predicted"] + (own["turning"] if turns else 0.0)).values
-        ratio = float(np.median(np.where(np.isnan(own["escape"]), np.inf, own["escape"] / predicted)))
-        if math.isinf(ratio):
-            ratio = ratio_of_times(math.nan, float(predicted.max()), horizon, low, high).value
-        found.append(ratio)
+def _diverged(part: xr.Dataset) -> NDArray[np.bool_]:
+    """Whether a run diverged before it escaped."""
+    found: NDArray[np.bool_] = np.isnan(part["escape"].values) & np.isfinite(part["diverged_at"].values)
     return found
 
 
+def _missing(part: xr.Dataset) -> str:
+    """Sentences on the runs without a measured or a predicted time, if there are any."""
+    diverged = _diverged(part)
+    counts = {
+        "runs did not escape within the horizon": np.isnan(part["escape"].values) & ~diverged,
+        "runs diverged before they escaped": diverged,
+        "starts are too large for the target to predict a time": np.isnan(part["predicted"].values),
+    }
+    said = [f"{is_so.sum()} of {part.sizes['run']} {what}." for what, is_so in counts.items() if is_so.any()]
+    return " ".join(said)
+
+
+def _ratios(part: xr.Dataset, low: float, high: float, *, turns: bool) -> tuple[list[float], list[float]]:
+    """Per scale the smallest and largest that the median over draws of measured / predicted time can be.
+
+    Of a run that did not escape within the horizon a lower bound is known. NaN where a run diverged, where nothing is
+    predicted, and where the bounds leave open whether the median lies in [low, high].
+    """
+    horizon = float(part["step"].values[-1]) * LEARNING_RATE
+    least, most = [], []
+    for scale in np.unique(part["scale"].values):
+        own = select(part, scale=scale)
+        times, expected = own["escape"].values, (own["predicted"] + (own["turning"] if turns else 0.0)).values
+        bounds = [math.nan, math.nan]
+        if not (_diverged(own).any() or np.isnan(expected).any()):
+            bounds = [float(np.median(np.where(np.isnan(times), t, times) / expected)) for t in (horizon, np.inf)]
+        sides = [(value >= low) + (value > high) for value in bounds]
+        least.append(bounds[0] if sides[0] == sides[1] else math.nan)
+        most.append(bounds[1] if sides[0] == sides[1] else math.nan)
+    return least, most
+
+
 def _power(part: xr.Dataset) -> float:
-    """Median over draws of the fitted exponent, measured / predicted; NaN if half of them lack an escape time."""
+    """Median over draws of the fitted exponent, measured / predicted; NaN if half of them lack an escape time.
+
+    NaN too if a start has no prediction.
+    """
+    if np.isnan(part["predicted"].values).any():
+        return math.nan
     found = []
     for seed in np.unique(part["seed"].values):
         own = select(part, seed=seed)
@@ -244,10 +283,12 @@ def pictures(data: xr.Dataset) -> list[Picture]:
             curve = Curve(f"depth {depth}, {arm}", times, color=depth, dash=dash)
             add_curve(figure, norms, curve, mode="lines+markers")
         drawn = select(data, depth=depth)["start_norm"].values
-        fine = np.geomspace(drawn.min(), drawn.max(), 50)
         size = data.attrs["target_norm"]
-        line = np.array([[escape_time(float(norm), size, depth, fraction=FRACTION).time for norm in fine]])
-        add_curve(figure, fine, Curve(f"depth {depth}, predicted", line, color=0, width=1.2))
+        largest = min(drawn.max(), 0.99 * FRACTION * size)
+        if largest > drawn.min():
+            fine = np.geomspace(drawn.min(), largest, 50)
+            line = np.array([[_prediction(float(norm), size, depth).time for norm in fine]])
+            add_curve(figure, fine, Curve(f"depth {depth}, predicted", line, color=0, width=1.2))
     caption = (
         "l2 on whitened data: the time (steps times learning rate) until half of the way to the target is done, "
         f"against the norm of the initial W_e; medians over {data.attrs['draws']} starts at three scales. Grey: "

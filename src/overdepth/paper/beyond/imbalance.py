@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from overdepth.chain import factor_gradients, product
-from overdepth.lab.curves import first_step, gaps, ratio_of_times, select
+from overdepth.lab.curves import Ratio, first_step, gaps, ratio_of_times, select
 from overdepth.lab.problem import Array, Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.beyond.methods import compared
@@ -170,16 +171,15 @@ def descent_gaps(
 
 def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
     """The verdicts at one learning rate, with tuned ones (the control), and on whitened data."""
-    steps = data["step"].values
     found = []
     for less, more in itertools.pairwise(IMBALANCES):
-        ratios = []
-        for seed in setting.seeds:
-            times = [_time(data, dial, seed) for dial in (more, less)]
-            ratios.append(ratio_of_times(times[0], times[1], float(steps[-1]), 1.0, 1.0))
+        ratios = [_ratio(data, more, less, seed) for seed in setting.seeds]
         note = "A number is a bound: one of the two times lies beyond the horizon." if _bounded(ratios) else ""
         values = [ratio.value for ratio in ratios]
-        found.append(FASTER.judge(f"imbalance {more:g} against {less:g}", values, setting, note=note))
+        least = [0.0 if ratio.is_bound and ratio.value < 1 else ratio.value for ratio in ratios]
+        most = [math.inf if ratio.is_bound and ratio.value > 1 else ratio.value for ratio in ratios]
+        few = unknown_median(FASTER, least, most, 1.0, 1.0)
+        found.append(FASTER.judge(f"imbalance {more:g} against {less:g}", values, setting, note=note, too_few=few))
     balanced = _arm(data, 0.0)
     for dial in IMBALANCES:
         if dial:
@@ -200,9 +200,40 @@ def _bounded(ratios: Sequence[tuple[float, bool]]) -> bool:
     return any(is_bound for _, is_bound in ratios)
 
 
-def _time(data: xr.Dataset, dial: float, seed: int) -> float:
-    gap = gaps(select(_arm(data, dial), seed=seed, lr=SAME_RATE))[0]
-    return first_step(gap, data["step"].values, LEVEL * float(gap[0]))
+def unknown_median(
+    statement: Statement,
+    least: Sequence[float] | Sequence[Sequence[float]],
+    most: Sequence[float] | Sequence[Sequence[float]],
+    low: float,
+    high: float,
+) -> str:
+    """A sentence if the statement hangs on a median of which only bounds are known, as of an even number it may.
+
+    Args:
+        statement: Which is about ``low`` and ``high``.
+        least: Per seed the smallest that its number, or each of several, can be. NaN: undefined.
+        most: The largest.
+        low: Where the statement's verdict changes.
+        high: The same; at least ``low``.
+    """
+    medians = np.median(np.array([least, most], dtype=np.float64), axis=1).reshape(2, -1)
+    side = (medians >= low).astype(int) + (medians > high)
+    is_open = side[0] != side[1]
+    known = medians[0, ~is_open & ~np.isnan(medians[0])]
+    if not is_open.any() or not all(statement.holds(float(median)) for median in known):
+        return ""
+    return "Of an even number of seeds one time is only bounded, so that their median is not known."
+
+
+def _ratio(data: xr.Dataset, more: float, less: float, seed: int) -> Ratio:
+    """Of the times to the level; NaN if a run diverged before it."""
+    steps, times = data["step"].values, []
+    for dial in (more, less):
+        gap = gaps(select(_arm(data, dial), seed=seed, lr=SAME_RATE))[0]
+        times.append(first_step(gap, steps, LEVEL * float(gap[0])))
+        if math.isnan(times[-1]) and not np.isfinite(gap).all():
+            return Ratio(math.nan)
+    return ratio_of_times(times[0], times[1], float(steps[-1]), 1.0, 1.0)
 
 
 def _certified_claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
@@ -213,20 +244,19 @@ def _certified_claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
         return [CERTIFIED.not_run("whitened data, l2", own, why)]
     found = []
     silent = [float(dial) for dial in data["dial"].values if (data["certified_rate"].sel(dial=dial) == 0).any()]
+    initial = data["whitened_gap"].isel(white_step=0).max(skipna=False)
     for dial in data["dial"].values.tolist():
         if dial in silent:
             continue
-        part, initial = (
-            data.sel(dial=dial).isel(white_step=slice(1, None)),
-            data["whitened_gap"].isel(white_step=0).max(),
-        )
-        certified = part["certified_gap"].where(part["certified_gap"] > ROUNDING * initial)
-        worst = float((part["whitened_gap"] / certified).max())  # over seeds too: a bound knows no medians
+        part = data.sel(dial=dial).isel(white_step=slice(1, None))
+        is_rounding = part["certified_gap"] <= ROUNDING * initial
+        ratios = (part["whitened_gap"] / part["certified_gap"]).where(~is_rounding, 0.0)
+        worst = float(ratios.max(skipna=False))  # over seeds too: a bound knows no medians
         note = f"Certified bound of the transfer operator: {number(float(part['certified_rate'].median()))}."
         if silent:
             note += f" At imbalance {', '.join(f'{value:g}' for value in silent)} nothing is proved."
         found.append(CERTIFIED.judge(f"whitened data, l2: imbalance {dial:g}", [worst], own, note=note))
-    return found
+    return found or [CERTIFIED.not_run("whitened data, l2", own, "At no imbalance is anything proved.")]
 
 
 def _arm(data: xr.Dataset, dial: float) -> xr.Dataset:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import catch_up, select
+from overdepth.lab.curves import select
 from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run, grid
 from overdepth.paper.claim import Claim, Setting, Statement
 from overdepth.paper.context import Plan
 from overdepth.paper.item import LEARNING_RATES, Item, Picture, of_sweeps, start_norm
 from overdepth.paper.picture import gap_figure
-from overdepth.paper.tuning import tuned, tuned_curve
+from overdepth.paper.tuning import caught_up, tuned, tuned_curve
 
 RECORD_EVERY = 100
 OBJECTIVE = "l4"
@@ -66,9 +66,15 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
 def compared(arm: xr.Dataset, reference: xr.Dataset, seeds: Sequence[int]) -> tuple[list[float], str]:
     """Per seed the catch-up of one arm over another, each at its best learning rate, and a sentence on the rates."""
     pairs = [(tuned(arm, seed), tuned(reference, seed)) for seed in seeds]
-    ratios = [catch_up(first.gap, second.gap, arm["step"].values) for first, second in pairs]
+    ratios = [caught_up(first.gap, second.gap, arm["step"].values) for first, second in pairs]
     rates = dict.fromkeys((first.lr, second.lr) for first, second in pairs)
-    return ratios, f"Chosen lr (first, second): {', '.join(f'({a:g}, {b:g})' for a, b in rates)}."
+    note = f"Chosen lr (first, second): {', '.join(f'({a:g}, {b:g})' for a, b in rates)}."
+    return ratios, note + "".join(
+        f" The {which}'s is the {edge} tried."
+        for which, part, position in (("first", arm, 0), ("second", reference, 1))
+        for edge, rate in (("smallest", part["lr"].values.min()), ("largest", part["lr"].values.max()))
+        if rate in {pair[position] for pair in rates}
+    )
 
 
 def _arm(data: xr.Dataset, method: str, depth: int, *, matched: bool = False) -> xr.Dataset:

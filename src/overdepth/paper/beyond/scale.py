@@ -47,10 +47,7 @@ GRIDS = {
 }
 """Whether depth 1 and whether the deeper network has the finer grid, in words."""
 
-WHY = (
-    " Where C is 0, as on Ethanol at the larger scales, the first steps from a large W_e drive the factors above the "
-    "first one near zero, which slows all later steps."
-)
+NEVER = " C is 0 where the deeper network does not get there within the horizon."
 
 MATCHED = Statement(
     id="beyond.scale",
@@ -134,7 +131,7 @@ def claims(data: xr.Dataset, setting: Setting) -> list[Claim]:
             note = f"C: {listed(ratios)}. {chosen({f'depth 1 at {start}': arm for start, arm in plain.items()})} "
             note += chosen({f"depth {depth} at {start}": arm for start, arm in deep.items()})
             if min(smallest_of(ratios)) == 0:
-                note += WHY
+                note += NEVER
             what = f"depth {depth} against depth 1, W_e of one norm{words}"
             found.append(statement.judge(what, smallest_of(ratios), setting, note=note, control=control))
     for depth, own in OWN.items():

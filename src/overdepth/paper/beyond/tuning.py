@@ -10,13 +10,13 @@ from typing import Self
 import numpy as np
 import xarray as xr
 
-from overdepth.lab.curves import Steps, catch_up
+from overdepth.lab.curves import Steps
 from overdepth.lab.run import grid
 from overdepth.paper.claim import number
 from overdepth.paper.context import Context, Plan
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.picture import Curve
-from overdepth.paper.tuning import Tuned, tuned
+from overdepth.paper.tuning import Tuned, caught_up, tuned
 
 RECORD_EVERY = 100  # as in Figure 3, whose runs are reused
 SIGNIFICANT = 1.5  # of a catch-up, as for Figure 3
@@ -78,31 +78,36 @@ class TunedArm:
     Attributes:
         best: One a seed.
         smallest: The smallest learning rate tried.
+        largest: The largest one.
         steps: At which the gaps were recorded.
     """
 
     best: tuple[Tuned, ...]
     smallest: float
+    largest: float
     steps: Steps
 
     @classmethod
     def of(cls, arm: xr.Dataset, seeds: Sequence[int]) -> Self:
         """Tunes the runs of one arm, which differ in seed and learning rate alone."""
-        return cls(tuple(tuned(arm, seed) for seed in seeds), float(arm["lr"].min()), arm["step"].values)
+        tried = arm["lr"].values
+        best = tuple(tuned(arm, seed) for seed in seeds)
+        return cls(best, float(tried.min()), float(tried.max()), arm["step"].values)
 
     def over(self, reference: Self) -> list[float]:
         """The catch-up over another arm, one a seed."""
         pairs = zip(self.best, reference.best, strict=True)
-        return [catch_up(own.gap, other.gap, self.steps) for own, other in pairs]
+        return [caught_up(own.gap, other.gap, self.steps) for own, other in pairs]
 
     @property
     def rates(self) -> str:
-        """The chosen learning rates, with a word where one is the smallest tried."""
+        """The chosen learning rates, with a word where one is the smallest or largest tried."""
         rates = list(dict.fromkeys(best.lr for best in self.best if not math.isnan(best.lr)))
         if any(math.isnan(best.lr) for best in self.best):
             rates.append(math.nan)
         words = ", ".join("none" if math.isnan(rate) else f"{rate:.3g}" for rate in rates)
-        return words + " (the smallest tried)" * (self.smallest in rates)
+        edges = [word for word, rate in (("smallest", self.smallest), ("largest", self.largest)) if rate in rates]
+        return words + (f" (the {' and the '.join(edges)} tried)" if edges else "")
 
     def curve(self, label: str, *, color: int, dash: str = "solid") -> Curve:
         """The gaps of all seeds; the label names the rates."""

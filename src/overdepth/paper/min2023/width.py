@@ -166,8 +166,7 @@ def pictures(data: xr.Dataset) -> list[Picture]:
             ratios,
         ),
         Picture(
-            "One flow a width, with time in units of each one's own prediction: the wider, the closer to the dashed "
-            "line.",
+            "One draw a width, with time in units of each one's own prediction; dashed: that prediction.",
             flows,
         ),
     ]

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
+from numpy.lib.stride_tricks import sliding_window_view
 
 from overdepth.lab.curves import Ratio, catch_up, first_step, ratio_of_times, select
 from overdepth.lab.problem import Array
@@ -23,11 +24,9 @@ MEASURES: dict[Measure, str] = {"cross_entropy": "cross-entropy", "total_loss": 
 
 def smoothed(losses: Array, window: int = WINDOW) -> Array:
     """The mean of the last ``window`` batch losses, at the beginning of all there are; shape (..., steps)."""
-    sums = np.cumsum(losses, axis=-1, dtype=np.float64)
-    before = np.zeros_like(sums)
-    before[..., window:] = sums[..., :-window]
+    padded = np.concatenate([np.zeros((*losses.shape[:-1], window - 1)), losses.astype(np.float64)], axis=-1)
     counts = np.minimum(np.arange(1, losses.shape[-1] + 1), window)
-    return np.asarray((sums - before) / counts)
+    return np.asarray(sliding_window_view(padded, window, axis=-1).sum(axis=-1) / counts)  # a spike leaves no trace
 
 
 def curves_of(data: xr.Dataset, measure: Measure) -> Array:

@@ -172,6 +172,10 @@ def _remedy(path: Path, what: str) -> str:
     return f"{path} {what}; {remedy}."
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")
+
+
 def _download() -> Path:
     """Puts the two files of the training set into the cache; each is checked against its published checksum."""
     import pooch
@@ -184,7 +188,7 @@ def _download() -> Path:
             pooch.retrieve(URL + name, known_hash=f"md5:{md5}", fname=name, path=folder, downloader=downloader)
     except Exception as error:  # requests, urllib3 and the operating system each have their own
         raise ConnectionError(
-            f"MNIST could not be downloaded ({type(error).__name__}); put {FILE_NAME} or its IDX files into a folder "
-            f"and set OVERDEPTH_DATA to it"
+            f"MNIST could not be downloaded ({type(error).__name__}: {_first_line(error)}); put {FILE_NAME} or its IDX "
+            f"files into a folder and set OVERDEPTH_DATA to it"
         ) from error
     return folder

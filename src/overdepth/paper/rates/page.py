@@ -12,7 +12,7 @@ from overdepth.paper.picture import Curve, gap_figure
 from overdepth.paper.rates.objective import Objective
 from overdepth.paper.rates.path import FALL
 from overdepth.paper.rates.study import CURVES, Result, curves_of
-from overdepth.paper.rendering import embedded, write_json, write_page
+from overdepth.paper.rendering import embedded, write_json, write_netcdf, write_page
 
 FLOW, CERTIFIED, ADAPTIVE, FROZEN = CURVES
 _LOOK = {
@@ -37,7 +37,7 @@ def write_report(
         shows: A sentence on what these starts show together.
     """
     write_json(folder / "rates.json", [result.to_json(objective) for result in results])
-    curves_of(results, objective).to_netcdf(folder / "curves.nc", engine="h5netcdf")
+    write_netcdf(folder / "curves.nc", curves_of(results, objective))
     write_page(
         folder / "index.html",
         "rates/page.html",
