@@ -49,7 +49,7 @@ class Item:
         claims: The verdicts, from these data alone.
         pictures: The figures, from the same.
         part: To which part of the report it belongs.
-        needs: What it runs on: "data" (the problem asked for), "random starts", or the name of another data set.
+        needs: What it runs on: "data" (the problem asked for), "random starts", "nothing", or another data set's name.
         drawn: What the claims call the data where these are not the problem's, "random factors" say.
         minutes: How long it takes at full length on two cores with Ethanol and one seed, and with ``--quick``.
     """

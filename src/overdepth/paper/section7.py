@@ -54,9 +54,13 @@ THRESHOLD = Statement(
 
 
 def _work(context: Context) -> xr.Dataset:
+    def advance(done: int, pieces: int) -> None:
+        if done == 1:
+            context.reporter.begin("two points", 1, pieces)
+        context.reporter.advance(done, 1)
+
     def compute() -> xr.Dataset:
-        context.reporter.begin("two points", 1, 1)
-        return work(quick=context.quick, advance=lambda done, _: context.reporter.advance(done, 1))
+        return work(quick=context.quick, advance=advance)
 
     return context.keep("section7", {"quick": context.quick}, compute)
 
