@@ -184,19 +184,19 @@ class Statement:
 
 
 def by_statement(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
-    """Claims by their statement, in the order of appearance; a further statement of the same id is called ID-2, ..."""
-    groups: dict[tuple[str, str], list[Claim]] = {}
+    """Claims by statement and threshold, in the order of appearance; a further one of an id is called ID-2, ..."""
+    groups: dict[tuple[str, str, str], list[Claim]] = {}
     for claim in claims:
-        groups.setdefault((claim.id, claim.statement), []).append(claim)
+        groups.setdefault((claim.id, claim.statement, claim.threshold), []).append(claim)
     named: dict[str, list[Claim]] = {}
-    for (name, _), group in groups.items():
+    for (name, _, _), group in groups.items():
         same = sum(other[0].id == name for other in named.values())
         named[name if not same else f"{name}-{same + 1}"] = group
     return named
 
 
 def number(value: float | None) -> str:
-    """A statistic for people: three significant digits."""
+    """A statistic for people: three significant digits, in thousands without a fraction."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

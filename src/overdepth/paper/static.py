@@ -44,9 +44,10 @@ def write_figures(folder: Path, figures: Mapping[str, go.Figure]) -> None:
         figures: By name.
     """
     folder.mkdir()
+    plain = [go.Figure(figure).update_layout(updatemenus=()) for figure in figures.values()]  # paper has no buttons
     for extension, scale in (("png", SCALE), ("svg", 1)):
         plotly.io.write_images(
-            fig=list(figures.values()),
+            fig=plain,
             file=[folder / f"{name}.{extension}" for name in figures],
             width=WIDTH,
             height=[int(figure.layout.height or HEIGHT) for figure in figures.values()],
