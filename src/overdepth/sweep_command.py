@@ -74,19 +74,19 @@ def sweep(
     for name, value, least in (("--checkpoint", checkpoint, 0.0), ("--ray-cpus", ray_cpus, 1)):
         if not value >= least:
             raise ValueError(f"{name} is {value}, expected a number >= {least}.")
+    if out is None and not dry_run:
+        raise ValueError("--out is missing; name a folder for the results, --out DIR.")
+    folder = SweepFolder(out or Path())
+    if not dry_run:
+        folder.check(resume=resume)
     problem = asked.load()
     console.print(f"Data: {problem.name}, {problem.m} examples x {problem.d} features, scaling {problem.scaling}.")
-    begun = SweepFolder(out).block_runs() if resume and out else None
-    block_runs = begun or default_block_runs(len(asked.rows))
+    block_runs = (folder.block_runs() if resume else None) or default_block_runs(len(asked.rows))
     work = planned(asked, problem, block_runs)
     console.print(_summary(asked, work))
     if dry_run:
         _print_estimate(work, estimate(work), out)
         return 0
-    if out is None:
-        raise ValueError("--out is missing; name a folder for the results, --out DIR.")
-    folder = SweepFolder(out)
-    folder.check(resume=resume)
     with _terminated_as_interrupted(), folder.locked():
         folder.begin(identity_of(asked, problem, work.rows, block_runs=block_runs), text, base=base)
         optimal = optima(work)
@@ -102,7 +102,7 @@ def sweep(
     event(mode, "done", results=str(folder.results), **final.to_dict())
     console.print(
         f"{final.runs:,} runs, {final.diverged:,} diverged, {final.converged:,} converged.\n"
-        f"Results: {folder.results}. Look at them: overdepth show {out}"
+        f"Results: {folder.results}. Look at them: overdepth show {folder.path}"
     )
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -94,14 +95,16 @@ class SweepFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise ValueError(
-                f"the output folder {self.path} cannot be written ({error.strerror}); name another one with --out."
-            ) from error
         except filelock.Timeout:
             raise ValueError(
                 f"another process works on the sweep in {self.path}; wait for it, or name another folder with --out."
             ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"the output folder {self.path} cannot be written ({error.strerror}); name another one with --out."
+            ) from error
         try:
             yield
         finally:
