@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command
+from overdepth import rates_command, reproduce_command, show_command
 
 app = typer.Typer(
     add_completion=False,
@@ -63,6 +63,7 @@ def root(
 
 app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
+app.command(short_help=show_command.SHORT, epilog=show_command.EPILOG)(show_command.show)
 
 
 def _complain(message: str, status: int) -> int:

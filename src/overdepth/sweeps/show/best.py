@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,8 +158,7 @@ class Grouping:
         order = np.lexsort((self.lr, self.statistics.median, self.group))
         starts = np.searchsorted(self.group[order], np.arange(len(self._group_examples) + 1))
         return [
-            self._best(number, order[first:last])
-            for number, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+            self._best(number, order[first:last]) for number, (first, last) in enumerate(itertools.pairwise(starts))
         ]
 
     def _best(self, number: int, cells: Index) -> Best:
@@ -240,7 +240,7 @@ def grouped(cell: Index, gap: Array, diverged_at: Array, cells: int) -> Statisti
     diverged = np.isfinite(diverged_at)
     runs = np.bincount(cell, minlength=cells)
     order = np.lexsort((gap, cell))
-    low, median = np.full(cells, np.nan), _medians(cell, gap, cells)
+    low, median = np.full(cells, np.nan), medians(cell, gap, cells)
     some = runs > 0
     low[some] = gap[order][np.searchsorted(cell[order], np.flatnonzero(some))]
     high = np.full(cells, np.nan)
@@ -251,11 +251,11 @@ def grouped(cell: Index, gap: Array, diverged_at: Array, cells: int) -> Statisti
         high,
         runs,
         np.bincount(cell[diverged], minlength=cells),
-        _medians(cell[diverged], diverged_at[diverged], cells),
+        medians(cell[diverged], diverged_at[diverged], cells),
     )
 
 
-def _medians(cell: Index, values: Array, cells: int) -> Array:
+def medians(cell: Index, values: Array, cells: int) -> Array:
     """The median of the values in every cell; NaN where there are none."""
     order = np.lexsort((values, cell))
     counts = np.bincount(cell, minlength=cells)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from overdepth.lab.problem import Array
-from overdepth.sweeps.show.best import Grouping, Settings
+from overdepth.sweeps.show.best import Grouping, Settings, medians
 from overdepth.sweeps.show.labels import text
 from overdepth.sweeps.show.runs import TUNED, Index
 
@@ -50,7 +51,8 @@ class Grid:
         seeds_diverged: How many of them diverged.
         runs: All runs of the cell.
         diverged: How many of them diverged.
-        when: The median step of divergence.
+        when: The median step of divergence of those behind the median.
+        all_when: That of all.
     """
 
     settings: Settings
@@ -65,6 +67,7 @@ class Grid:
     runs: Array
     diverged: Array
     when: Array
+    all_when: Array
 
     @property
     def fraction(self) -> Array:
@@ -105,7 +108,7 @@ def rate_axis(rates: Array, most: int) -> Axis:
         return Axis([text(rate) for rate in distinct], index.reshape(-1), is_binned=False)
     edges = np.geomspace(distinct[0], distinct[-1], most + 1)
     column = np.clip(np.searchsorted(edges, rates, side="right") - 1, 0, most - 1)
-    labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    labels = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
     return Axis(labels, column, is_binned=True)
 
 
@@ -146,9 +149,7 @@ def grids(grouping: Grouping, *, most: int) -> Grids:
     return Grids(found, len(places), len(values) - len(lines), columns.is_binned)
 
 
-def _grid(
-    grouping: Grouping, settings: Settings, rows_by: str, lines: Index, columns: Axis, cells: Index
-) -> Grid:
+def _grid(grouping: Grouping, settings: Settings, rows_by: str, lines: Index, columns: Axis, cells: Index) -> Grid:
     """One map: where several cells share a place, the one with the lowest median is shown."""
     found = grouping.statistics
     codes = grouping.codes(rows_by)[cells]
@@ -183,8 +184,18 @@ def _grid(
         spread(runs),
         spread(diverged),
         spread(found.when[lowest]),
+        _when(grouping, cells, place, size).reshape(shape),
     )
     return _cropped(grid, used)
+
+
+def _when(grouping: Grouping, cells: Index, place: Index, places: int) -> Array:
+    """The median step of divergence of all runs of each place."""
+    place_of_cell = np.full(len(grouping.lr), -1)
+    place_of_cell[cells] = place
+    at = place_of_cell[grouping.cell_of_run]
+    gone = grouping.runs.diverged & (at >= 0)
+    return medians(at[gone], grouping.runs.diverged_at[gone], places)
 
 
 def _cropped(grid: Grid, columns: Index) -> Grid:

@@ -53,13 +53,13 @@ def escaped(words: str) -> str:
 
 def looks(groups: Sequence[Settings]) -> list[tuple[int, str]]:
     """A colour and a dash for every group: a colour a depth, a dash for what else varies, as far as these suffice."""
-    values = {name: list(dict.fromkeys(text(group[name]) for group in groups)) for name in (groups[0] if groups else {})}
+    values = {
+        name: list(dict.fromkeys(text(group[name]) for group in groups)) for name in (groups[0] if groups else {})
+    }
     varying = {name: own for name, own in values.items() if len(own) > 1}
     if varying:
         colored = "depth" if "depth" in varying else max(varying, key=lambda name: len(varying[name]))
-        rest = list(
-            dict.fromkeys(tuple(text(group[name]) for name in varying if name != colored) for group in groups)
-        )
+        rest = list(dict.fromkeys(tuple(text(group[name]) for name in varying if name != colored) for group in groups))
         if len(varying[colored]) <= COLORS and len(rest) <= len(DASHES):
             return [
                 (

@@ -110,14 +110,8 @@ def divergence_map(grid: Grid, *, title: str) -> go.Figure:
         title: Of the figure.
     """
     figure = _blank(grid, title)
-    details = np.stack([grid.runs, grid.diverged, grid.when], axis=-1)
-    told = [
-        [
-            "" if not ran > 0 else f"{gone:.0f} of {ran:.0f} diverged" + (f", at step {at:,.0f} (median)" if gone else "")
-            for ran, gone, at in line
-        ]
-        for line in details
-    ]
+    details = np.stack([grid.runs, grid.diverged, grid.all_when], axis=-1)
+    told = [[_told(*place) for place in line] for line in details]
     figure.add_trace(
         go.Heatmap(
             x=grid.rates,
@@ -137,11 +131,20 @@ def divergence_map(grid: Grid, *, title: str) -> go.Figure:
     return figure
 
 
+def _told(runs: float, diverged: float, when: float) -> str:
+    """What became of the runs of a place."""
+    if not runs > 0:
+        return ""
+    at = f", at step {when:,.0f} (median)" if diverged else ""
+    return f"{diverged:.0f} of {runs:.0f} runs diverged{at}"
+
+
 def _blank(grid: Grid, title: str) -> go.Figure:
     height = min(max(150 + LINE_HEIGHT * len(grid.lines), LEAST), MOST)
     figure = blank_figure(escaped(title), x="learning rate", y=escaped(grid.rows_by), log_y=False, height=height)
     figure.update_layout(hovermode="closest", margin={"t": 45, "b": 30}, title={"font": {"size": 15}})
-    figure.update_layout(legend={"y": -0.35, "itemclick": False, "itemdoubleclick": False})
+    tools = ["zoom", "pan", "select", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
+    figure.update_layout(showlegend=False, modebar={"remove": tools})
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=grid.rates, showgrid=False)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=grid.lines, showgrid=False)
     return figure
@@ -159,8 +162,6 @@ def _mark(figure: go.Figure, grid: Grid, where: np.ndarray, symbol: str, name: s
                 y=y,
                 mode="markers",
                 name=name,
-                legendgroup=name,
-                showlegend=color == "black",
                 marker={"symbol": symbol, "size": size, "color": color, "line": {"color": color, "width": width}},
                 hoverinfo="skip",
             )

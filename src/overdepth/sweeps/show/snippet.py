@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from overdepth.sweeps.show.best import Grouping
 from overdepth.sweeps.show.runs import INCOMPARABLE, TUNED, Runs
 
@@ -18,7 +20,7 @@ def best_rates_code(runs: Runs, grouping: Grouping) -> str:
     opened = "open_zarr" if runs.source.path.is_dir() else "open_dataset"
     last = -1 if runs.position == runs.source.data.sizes["step"] - 1 else runs.position
     lines = ["import numpy as np", "import xarray as xr", ""]
-    lines += [f"data = xr.{opened}({str(runs.source.path)!r})"]
+    lines += [f"data = xr.{opened}({json.dumps(str(runs.source.path), ensure_ascii=False)})"]
     if runs.norm_follows_seed:
         lines += ['data["norm"] = data.norm.notnull()  # another one for every seed']
     lines += [f"gap = (data.loss - data.optimal_loss).isel(step={last}, drop=True)"]
@@ -28,10 +30,10 @@ def best_rates_code(runs: Runs, grouping: Grouping) -> str:
         lines += ['runs = runs.drop_duplicates([name for name in runs if name != "gap"])']
     inner = [*grouping.tuned, TUNED]
     if keys:
-        columns = repr(inner[0]) if len(inner) == 1 else repr(inner)
-        lines += [f"median = runs.groupby({[*keys, *inner]!r}, dropna=False).gap.median().unstack({columns})"]
+        columns = json.dumps(inner[0] if len(inner) == 1 else inner)
+        lines += [f"median = runs.groupby({json.dumps([*keys, *inner])}, dropna=False).gap.median().unstack({columns})"]
         lines += ['print(median.agg(["idxmin", "min"], axis=1).to_string())']
     else:
-        lines += [f"median = runs.groupby({inner!r}, dropna=False).gap.median()"]
+        lines += [f"median = runs.groupby({json.dumps(inner)}, dropna=False).gap.median()"]
         lines += ["print(median.idxmin(), median.min())"]
     return "\n".join(lines)
