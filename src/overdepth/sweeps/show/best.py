@@ -126,17 +126,17 @@ class Grouping:
         cell_fields = [*group_fields, *(runs.fields[name] for name in self.tuned), runs.fields[TUNED]]
         self.cell_of_run, self._cell_examples = combined(cell_fields, count)
 
-    @property
+    @cached_property
     def groups(self) -> list[Settings]:
         """The settings of every group, in the order of their values."""
         return [self._settings(self.by, example) for example in self._group_examples]
 
-    @property
+    @cached_property
     def group(self) -> Index:
         """Shape (cells,): the group of each combination of group, chosen settings and rate."""
         return self.group_of_run[self._cell_examples]
 
-    @property
+    @cached_property
     def lr(self) -> Array:
         """Shape (cells,): the learning rate of each."""
         field = self.runs.fields[TUNED]

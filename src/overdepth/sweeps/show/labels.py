@@ -16,7 +16,7 @@ COLORS = 7
 """Beside the grey one."""
 
 
-def text(value: object) -> str:
+def text(value: object, longest: int = LONGEST) -> str:
     """A value for people: 2 instead of 2.0, ∞ for infinity, "none" for NaN.
 
     Example:
@@ -31,7 +31,7 @@ def text(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         return "none" if math.isnan(value) else ("-" * (value < 0) + "∞") if math.isinf(value) else f"{value:g}"
     found = " ".join(str(value).split())
-    return found if len(found) <= LONGEST else f"{found[: LONGEST - 3]}..."
+    return found if len(found) <= longest else f"{found[: longest - 3]}..."
 
 
 def label(settings: Settings) -> str:

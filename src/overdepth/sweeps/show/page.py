@@ -23,6 +23,7 @@ MAX_PANELS = 16
 MAX_CELLS = 40_000
 """Of all maps of a page, which is to stay below 8 MB."""
 MAX_VALUES = 12
+LONG = 300
 FACTS = {
     "problem": "problem",
     "source": "source",
@@ -145,7 +146,9 @@ def check_page(path: Path) -> None:
 
 def _facts(source: Source, runs: Runs) -> dict[str, str]:
     attrs = source.data.attrs
-    facts = {words: text(attrs[name]) for name, words in FACTS.items() if name in attrs and name not in runs.fields}
+    facts = {
+        words: text(attrs[name], LONG) for name, words in FACTS.items() if name in attrs and name not in runs.fields
+    }
     steps = source.read(source.data["step"])
     facts["steps"] = f"{int(steps[-1]):,}, the loss recorded {len(steps):,} times"
     if runs.position < len(steps) - 1:

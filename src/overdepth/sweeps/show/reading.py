@@ -122,13 +122,15 @@ def _items(stack: contextlib.ExitStack, folder: Path) -> Results:
 
 def _opened(stack: contextlib.ExitStack, name: str, path: Path) -> Source:
     try:
-        if is_zarr(path):
-            data = stack.enter_context(open_zarr(path))
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a stranger's file may do what xarray frowns on
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a stranger's file may do what xarray frowns on
+            if is_zarr(path):
+                data = stack.enter_context(open_zarr(path))
+            else:
                 data = stack.enter_context(xr.open_dataset(path, engine="h5netcdf", decode_times=False))
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever a stranger's file leads the libraries to
         raise _damaged(path, error) from error
     check(data, path)
     return Source(name, path, data)

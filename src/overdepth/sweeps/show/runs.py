@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -87,23 +88,23 @@ class Runs:
         """The settings in which they differ."""
         return tuple(name for name, field in self.fields.items() if field.varies)
 
-    @property
+    @cached_property
     def is_known(self) -> np.ndarray:
         """Shape (runs,): which of them came to the step, or diverged."""
         return ~np.isnan(self.gap)
 
-    @property
+    @cached_property
     def diverged(self) -> np.ndarray:
         """Shape (runs,): which of them diverged."""
         return np.isfinite(self.diverged_at)
 
-    @property
+    @cached_property
     def start(self) -> float:
         """The median gap at step 0; NaN if it is not known."""
         known = self.starts[np.isfinite(self.starts)]
         return float(np.median(known)) if len(known) else np.nan
 
-    @property
+    @cached_property
     def resolution(self) -> float:
         """Gaps below are rounding of the training."""
         dtype = np.float64 if self.source.data.attrs.get("dtype") == "float64" else np.float32

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,18 +29,26 @@ def open_zarr(path: Path) -> xr.Dataset:
         ValueError: If it names a codec that is not known to be plain data.
         ModuleNotFoundError: If Zarr is not installed.
     """
-    for file in sorted(each for name in METADATA for each in path.rglob(name)):
+    for file in _metadata(path):
         for codec in _codecs(json.loads(file.read_text(encoding="utf-8"))):
             if codec.removeprefix("numcodecs.") not in PLAIN:
                 raise ValueError(f"the codec {codec!r} in {file.relative_to(path)} is not one of plain data")
-    try:
-        import zarr  # noqa: F401 - an extra
-    except ModuleNotFoundError as error:
+    if importlib.util.find_spec("zarr") is None:
         raise ModuleNotFoundError(
             "a Zarr folder needs zarr, which is not installed; install the extra: pip install 'overdepth[zarr]'.",
-            name=error.name,
-        ) from error
+            name="zarr",
+        )
     return xr.open_zarr(path, chunks=None, decode_times=False)
+
+
+def _metadata(path: Path) -> Iterator[Path]:
+    """Every file that Zarr may take for metadata."""
+    for folder, folders, files in os.walk(path):
+        here = Path(folder)
+        for name in folders:
+            if (here / name).is_symlink():
+                raise ValueError(f"{(here / name).relative_to(path)} is a link, which may lead anywhere")
+        yield from (here / name for name in METADATA if name in files)
 
 
 def _codecs(found: object) -> Iterator[str]:
