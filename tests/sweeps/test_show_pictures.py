@@ -181,21 +181,22 @@ def test_a_map_marks_what_diverged_and_the_best() -> None:
     heat, grey = (trace for trace in figure.data if isinstance(trace, go.Heatmap))
     np.testing.assert_array_equal(np.isnan(heat.z), np.isinf(grid.median))
     np.testing.assert_array_equal(np.isnan(grey.z), np.isfinite(grid.median))
-    assert grey.customdata[1, 1].tolist()[3:] == [2, 1, 20]
+    assert grey.customdata[1, 1].tolist() == [2, 1, 20]
     marks = {trace.name: set(zip(trace.x, trace.y, strict=True)) for trace in figure.data if trace.name}
     assert marks == {
         "diverged": {("0.4", "1"), ("0.2", "2"), ("0.4", "2")},
         "some seeds diverged": {("0.1", "1")},
-        "best of its depth": {("0.2", "1"), ("0.1", "2")},
+        "best of its line": {("0.2", "1"), ("0.1", "2")},
     }
     np.testing.assert_allclose(heat.z[0, :2], np.log10(grid.median[0, :2]), rtol=1e-6)
 
 
 def test_a_divergence_map_tells_when() -> None:
     (heat,) = divergence_map(a_grid(), title="").data
+    at = ", at step 20 (median)"
     np.testing.assert_allclose(heat.z, [[1 / 3, 0, 1], [0, 0.5, 1]], rtol=1e-6)
-    assert heat.text[1][1] == "1 of 2 runs diverged, at step 20 (median)"
-    assert heat.text[1][0] == "0 of 2 runs diverged"
+    assert heat.customdata.tolist() == [[3, 2, 2], [2, 2, 2]]
+    assert [list(line) for line in heat.text] == [[at, "", at] if i == 0 else ["", at, at] for i in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ ROWS = [{"depth": float(depth), "lr": lr, "seed": seed} for depth in (1, 2) for 
 
 
 def zarr(path: Path, data: xr.Dataset, version: int) -> Path:
-    data.to_zarr(path, mode="w", zarr_format=version)  # type: ignore[call-overload]
+    data.to_zarr(path, mode="w", zarr_format=version)
     return path
 
 

@@ -134,7 +134,7 @@ class Grouping:
     @cached_property
     def group(self) -> Index:
         """Shape (cells,): the group of each combination of group, chosen settings and rate."""
-        return self.group_of_run[self._cell_examples]
+        return np.asarray(self.group_of_run[self._cell_examples])
 
     @cached_property
     def lr(self) -> Array:
@@ -144,7 +144,7 @@ class Grouping:
 
     def codes(self, name: str) -> Index:
         """Shape (cells,): which of a setting's values each has."""
-        return self.runs.fields[name].codes[self._cell_examples]
+        return np.asarray(self.runs.fields[name].codes[self._cell_examples])
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -272,7 +272,7 @@ def _edge(tied: Array, rates: Array) -> Edge:
     """Whether all of the best rates lie at one end of those that were tried."""
     if len(rates) < 2 or len(tied) > 1:
         return ""
-    return {rates[0]: "lowest", rates[-1]: "highest"}.get(tied[0], "")
+    return "lowest" if tied[0] == rates[0] else "highest" if tied[0] == rates[-1] else ""
 
 
 def check_fields(by: Sequence[str], runs: Runs) -> None:

@@ -13,9 +13,9 @@ from overdepth.sweeps.show.best import Grouping, Settings, medians
 from overdepth.sweeps.show.labels import text
 from overdepth.sweeps.show.runs import TUNED, Index
 
-MAX_RATES = 40
+MAX_RATES = 30
 """Columns; more learning rates share them."""
-MAX_LINES = 40
+MAX_LINES = 30
 ROWS_BY = ("depth", "width", "scale", "weight_decay", "norm", "init", "method")
 """What the vertical axis may be, in the order of preference."""
 

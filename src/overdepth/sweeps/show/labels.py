@@ -29,7 +29,7 @@ def text(value: object, longest: int = LONGEST) -> str:
     if isinstance(value, (int, np.integer)):
         return str(value)
     if isinstance(value, (float, np.floating)):
-        return "none" if math.isnan(value) else ("-" * (value < 0) + "∞") if math.isinf(value) else f"{value:g}"
+        return "none" if math.isnan(value) else ("-∞" if value < 0 else "∞") if math.isinf(value) else f"{value:g}"
     found = " ".join(str(value).split())
     return found if len(found) <= longest else f"{found[: longest - 3]}..."
 

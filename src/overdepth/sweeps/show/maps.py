@@ -53,14 +53,14 @@ def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
     diverged = np.isinf(grid.median)
     with np.errstate(divide="ignore", invalid="ignore"):
         exponents = np.where(stayed, np.log10(np.maximum(grid.median, 10 ** (span[0] - 1))), np.nan)
-    details = np.stack([grid.median, grid.low, grid.high, grid.seeds, grid.seeds_diverged, grid.when], axis=-1)
-    hover = f"lr %{{x}}, {grid.rows_by} %{{y}}<br>"
+    gaps = np.stack([grid.median, grid.low, grid.high, grid.seeds, grid.seeds_diverged], axis=-1)
+    divergences = np.stack([grid.seeds, grid.seeds_diverged, grid.when], axis=-1)
     figure.add_trace(
         go.Heatmap(
             x=grid.rates,
             y=grid.lines,
             z=_packed(exponents),
-            customdata=_packed(details),
+            customdata=_packed(gaps),
             zmin=span[0],
             zmax=span[1],
             colorscale=GAP_COLORS,
@@ -68,7 +68,7 @@ def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
             xgap=1,
             ygap=1,
             hoverongaps=False,
-            hovertemplate=hover
+            hovertemplate=_where(grid)
             + "gap %{customdata[0]:.4g} (%{customdata[1]:.4g} to %{customdata[2]:.4g})<br>"
             + "%{customdata[4]} of %{customdata[3]} seeds diverged<extra></extra>",
         )
@@ -79,14 +79,14 @@ def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
                 x=grid.rates,
                 y=grid.lines,
                 z=_packed(np.where(diverged, 1.0, np.nan)),
-                customdata=_packed(details),
+                customdata=_packed(divergences),
                 colorscale=[[0, DIVERGED_COLOR], [1, DIVERGED_COLOR]],
                 showscale=False,
                 xgap=1,
                 ygap=1,
                 hoverongaps=False,
-                hovertemplate=hover
-                + "diverged: %{customdata[4]} of %{customdata[3]} seeds, at step %{customdata[5]:,.0f} (median)"
+                hovertemplate=_where(grid)
+                + "diverged: %{customdata[1]} of %{customdata[0]} seeds, at step %{customdata[2]:,.0f} (median)"
                 + "<extra></extra>",
             )
         )
@@ -98,7 +98,7 @@ def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
     best = np.zeros_like(stayed)
     best[lines, np.nanargmin(np.where(stayed, grid.median, np.inf)[lines], axis=1) if len(lines) else []] = True
     if len(grid.rates) > 1 and len(lines):
-        _mark(figure, grid, best, "circle-open", f"best of its {grid.rows_by}")
+        _mark(figure, grid, best, "circle-open", "best of its line")
     return figure
 
 
@@ -110,13 +110,13 @@ def divergence_map(grid: Grid, *, title: str) -> go.Figure:
         title: Of the figure.
     """
     figure = _blank(grid, title)
-    details = np.stack([grid.runs, grid.diverged, grid.all_when], axis=-1)
-    told = [[_told(*place) for place in line] for line in details]
+    told = [["" if np.isnan(when) else f", at step {when:,.0f} (median)" for when in line] for line in grid.all_when]
     figure.add_trace(
         go.Heatmap(
             x=grid.rates,
             y=grid.lines,
             z=_packed(grid.fraction),
+            customdata=_packed(grid.runs),
             text=told,
             zmin=0,
             zmax=1,
@@ -125,18 +125,15 @@ def divergence_map(grid: Grid, *, title: str) -> go.Figure:
             xgap=1,
             ygap=1,
             hoverongaps=False,
-            hovertemplate=f"lr %{{x}}, {grid.rows_by} %{{y}}<br>%{{text}}<extra></extra>",
+            hovertemplate=_where(grid) + "%{z:.0%} of %{customdata} runs diverged%{text}<extra></extra>",
         )
     )
     return figure
 
 
-def _told(runs: float, diverged: float, when: float) -> str:
-    """What became of the runs of a place."""
-    if not runs > 0:
-        return ""
-    at = f", at step {when:,.0f} (median)" if diverged else ""
-    return f"{diverged:.0f} of {runs:.0f} runs diverged{at}"
+def _where(grid: Grid) -> str:
+    """The first line of what is told of a place."""
+    return f"lr %{{x}}, {escaped(grid.rows_by)} %{{y}}<br>"
 
 
 def _blank(grid: Grid, title: str) -> go.Figure:

@@ -19,8 +19,8 @@ from overdepth.sweeps.show.runs import Field, Runs, panels, read_runs
 from overdepth.sweeps.show.snippet import best_rates_code
 
 MARKER = '<meta name="generator" content="overdepth show">'
-MAX_PANELS = 16
-MAX_CELLS = 40_000
+MAX_PANELS = 12
+MAX_CELLS = 12_000
 """Of all maps of a page, which is to stay below 8 MB."""
 MAX_VALUES = 12
 LONG = 300

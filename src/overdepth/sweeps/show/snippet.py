@@ -32,7 +32,7 @@ def best_rates_code(runs: Runs, grouping: Grouping) -> str:
     if keys:
         columns = json.dumps(inner[0] if len(inner) == 1 else inner)
         lines += [f"median = runs.groupby({json.dumps([*keys, *inner])}, dropna=False).gap.median().unstack({columns})"]
-        lines += ['print(median.agg(["idxmin", "min"], axis=1).to_string())']
+        lines += ['print(median.agg(["idxmin", "min"], axis=1).to_string(float_format="{:.6g}".format))']
     else:
         lines += [f"median = runs.groupby({json.dumps(inner)}, dropna=False).gap.median()"]
         lines += ["print(median.idxmin(), median.min())"]

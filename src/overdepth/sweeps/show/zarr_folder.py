@@ -38,7 +38,8 @@ def open_zarr(path: Path) -> xr.Dataset:
             "a Zarr folder needs zarr, which is not installed; install the extra: pip install 'overdepth[zarr]'.",
             name="zarr",
         )
-    return xr.open_zarr(path, chunks=None, decode_times=False)
+    data: xr.Dataset = xr.open_zarr(path, chunks=None, decode_times=False)
+    return data
 
 
 def _metadata(path: Path) -> Iterator[Path]:
