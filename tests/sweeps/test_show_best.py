@@ -174,6 +174,17 @@ def test_what_is_not_named_is_chosen_as_the_rate_is() -> None:
     assert (best.lr, best.chosen, best.gap) == (0.2, {"width": 9}, 0.5)
 
 
+def test_a_setting_that_was_searched_at_random_is_tuned() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"depth": float(1 + i % 2), "scale": scale, "lr": 0.1 + i % 3, "gap": gap}
+        for i, (scale, gap) in enumerate(zip(rng.random(60), rng.random(60), strict=True))
+    ]
+    data = made(rows)
+    agree(best_rates(runs_of(data)), reference.best_rates(data, ["depth"], tuned=["scale"]))
+    agree(best_rates(runs_of(data), ["scale"]), reference.best_rates(data, ["scale"], tuned=["depth"]))
+
+
 @pytest.mark.parametrize("name", ["lr", "seed", "colour"])
 def test_what_makes_no_group_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"--group is '{name}', expected some of depth, width"):

@@ -177,7 +177,7 @@ def a_grid() -> Grid:
 
 def test_a_map_marks_what_diverged_and_the_best() -> None:
     grid = a_grid()
-    figure = gap_map(grid, color_range([grid], start=2.0, resolution=1e-7), title="")
+    figure = gap_map(grid, color_range([grid], start=2.0, resolution=1e-7))
     heat, grey = (trace for trace in figure.data if isinstance(trace, go.Heatmap))
     np.testing.assert_array_equal(np.isnan(heat.z), np.isinf(grid.median))
     np.testing.assert_array_equal(np.isnan(grey.z), np.isfinite(grid.median))
@@ -192,7 +192,7 @@ def test_a_map_marks_what_diverged_and_the_best() -> None:
 
 
 def test_a_divergence_map_tells_when() -> None:
-    (heat,) = divergence_map(a_grid(), title="").data
+    (heat,) = divergence_map(a_grid()).data
     at = ", at step 20 (median)"
     np.testing.assert_allclose(heat.z, [[1 / 3, 0, 1], [0, 0.5, 1]], rtol=1e-6)
     assert heat.customdata.tolist() == [[3, 2, 2], [2, 2, 2]]

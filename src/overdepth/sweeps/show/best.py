@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from overdepth.lab.problem import Array
-from overdepth.sweeps.show.runs import INCOMPARABLE, REPEATED, TUNED, Index, Runs, combined
+from overdepth.sweeps.show.runs import INCOMPARABLE, REPEATED, TUNED, Field, Index, Runs, combined
 
 Edge = Literal["", "lowest", "highest"]
 Settings = dict[str, Any]
+MANY = 30
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ class Grouping:
 
     Args:
         runs: Comparable ones, a part of :func:`overdepth.sweeps.show.runs.panels`.
-        by: The settings that make a group; default: all that vary but the learning rate, the seed, and what
-            makes losses incomparable. Others that vary are chosen as the learning rate is.
+        by: The settings that make a group; default: all that vary but the learning rate, the seed, what makes
+            losses incomparable, and numbers other than the depth with more than ``MANY`` values, as a random search
+            has. Others that vary are chosen as the learning rate is.
 
     Raises:
         ValueError: If ``by`` names no setting, or the learning rate or the seed.
@@ -118,7 +120,11 @@ class Grouping:
         self.runs = runs
         check_fields(by or (), runs)
         free = [name for name in runs.varying if name not in (TUNED, REPEATED, *INCOMPARABLE)]
-        self.by = tuple(free) if by is None else tuple(name for name in dict.fromkeys(by) if name in free)
+        self.by = (
+            tuple(name for name in free if not _is_searched(runs.fields[name]))
+            if by is None
+            else tuple(name for name in dict.fromkeys(by) if name in free)
+        )
         self.tuned = tuple(name for name in free if name not in self.by)
         count = len(runs)
         group_fields = [runs.fields[name] for name in self.by]
@@ -211,7 +217,7 @@ def best_rates(runs: Runs, by: Sequence[str] | None = None) -> list[Best]:
 
     Args:
         runs: Comparable ones.
-        by: The settings that make a group; default: all that vary but the learning rate and the seed.
+        by: The settings that make a group; default: as in :class:`Grouping`.
 
     Raises:
         ValueError: If ``by`` names no setting, or the learning rate or the seed.
@@ -266,6 +272,11 @@ def medians(cell: Index, values: Array, cells: int) -> Array:
     high = values[order][(starts + counts // 2)[some]]
     found[some] = np.where(low == high, low, low / 2 + high / 2)  # half of each: the sum may be beyond all floats
     return found
+
+
+def _is_searched(field: Field) -> bool:
+    """Whether a setting has so many values that it is rather to be tuned than to be compared."""
+    return field.name != "depth" and field.values.dtype.kind == "f" and len(field.values) > MANY
 
 
 def _edge(tied: Array, rates: Array) -> Edge:

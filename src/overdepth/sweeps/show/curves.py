@@ -93,6 +93,7 @@ def _name(best: Best) -> str:
 def _marked(figure: go.Figure, settings: dict[str, Settings]) -> go.Figure:
     """Tells the page whose traces these are, so that it can hide them; on a phone the legend is a long one."""
     figure.update_layout(legend={"yref": "container", "y": 0.0, "yanchor": "bottom"}, margin={"b": 60})
+    figure.update_layout(modebar={"remove": ["select2d", "lasso2d"]})
     for trace in figure.data:
         trace.meta = {name: text(value) for name, value in settings[trace.legendgroup].items()}
     return figure

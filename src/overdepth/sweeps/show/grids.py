@@ -105,7 +105,9 @@ def rate_axis(rates: Array, most: int) -> Axis:
     """
     distinct, index = np.unique(rates, return_inverse=True)
     if len(distinct) <= most or not distinct[0] > 0:
-        return Axis([text(rate) for rate in distinct], index.reshape(-1), is_binned=False)
+        short = [f"{rate:.3g}" for rate in distinct]
+        labels = short if len(set(short)) == len(short) else [text(rate) for rate in distinct]
+        return Axis(labels, index.reshape(-1), is_binned=False)
     edges = np.geomspace(distinct[0], distinct[-1], most + 1)
     column = np.clip(np.searchsorted(edges, rates, side="right") - 1, 0, most - 1)
     labels = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]

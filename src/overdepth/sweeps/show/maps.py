@@ -40,15 +40,14 @@ def color_range(grids: Sequence[Grid], *, start: float, resolution: float) -> tu
     return (low, high) if high - low > 0.1 else (low - 0.05, high + 0.05)
 
 
-def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
+def gap_map(grid: Grid, span: tuple[float, float]) -> go.Figure:
     """The median final gap, logarithmic; what diverged is grey with a cross, the best rate of every line has a ring.
 
     Args:
         grid: What is drawn.
         span: From :func:`color_range`.
-        title: Of the figure.
     """
-    figure = _blank(grid, title)
+    figure = _blank(grid)
     stayed = np.isfinite(grid.median)
     diverged = np.isinf(grid.median)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -102,14 +101,13 @@ def gap_map(grid: Grid, span: tuple[float, float], *, title: str) -> go.Figure:
     return figure
 
 
-def divergence_map(grid: Grid, *, title: str) -> go.Figure:
+def divergence_map(grid: Grid) -> go.Figure:
     """The fraction of runs that diverged; in the hover the median step at which they did.
 
     Args:
         grid: What is drawn.
-        title: Of the figure.
     """
-    figure = _blank(grid, title)
+    figure = _blank(grid)
     told = [["" if np.isnan(when) else f", at step {when:,.0f} (median)" for when in line] for line in grid.all_when]
     figure.add_trace(
         go.Heatmap(
@@ -136,10 +134,10 @@ def _where(grid: Grid) -> str:
     return f"lr %{{x}}, {escaped(grid.rows_by)} %{{y}}<br>"
 
 
-def _blank(grid: Grid, title: str) -> go.Figure:
-    height = min(max(150 + LINE_HEIGHT * len(grid.lines), LEAST), MOST)
-    figure = blank_figure(escaped(title), x="learning rate", y=escaped(grid.rows_by), log_y=False, height=height)
-    figure.update_layout(hovermode="closest", margin={"t": 45, "b": 30}, title={"font": {"size": 15}})
+def _blank(grid: Grid) -> go.Figure:
+    height = min(max(135 + LINE_HEIGHT * len(grid.lines), LEAST), MOST)
+    figure = blank_figure("", x="learning rate", y=escaped(grid.rows_by), log_y=False, height=height)
+    figure.update_layout(hovermode="closest", margin={"t": 30, "b": 30})
     tools = ["zoom", "pan", "select", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
     figure.update_layout(showlegend=False, modebar={"remove": tools})
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=grid.rates, showgrid=False)

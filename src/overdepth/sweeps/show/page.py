@@ -73,7 +73,7 @@ def draw(results: Results, by: Sequence[str] | None = None) -> Drawn:
 
     Args:
         results: What was found.
-        by: The settings that make a group; default: all that vary but the learning rate and the seed.
+        by: The settings that make a group; default: as in :class:`.best.Grouping`.
 
     Raises:
         ValueError: If a file is damaged, or ``by`` names no setting.

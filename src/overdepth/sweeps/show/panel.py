@@ -26,6 +26,7 @@ MAX_CHOICES = 40
 class Map:
     """The two maps of one combination of settings; the second one only where a run diverged."""
 
+    title: str
     settings: Settings
     gaps: go.Figure
     divergences: go.Figure | None
@@ -103,7 +104,7 @@ def draw_panel(settings: Settings, runs: Runs, by: Sequence[str] | None, *, most
     Args:
         settings: What tells them from other panels' runs.
         runs: The runs.
-        by: The settings that make a group; default: all that vary but the learning rate and the seed.
+        by: The settings that make a group; default: as in :class:`.best.Grouping`.
         most_cells: Of all maps together.
     """
     grouping = Grouping(runs, by)
@@ -139,6 +140,8 @@ def _said(grouping: Grouping, listed: Sequence[Best], drawn: Sequence[Best]) -> 
     said = []
     if not runs.fields[TUNED].varies:
         said.append(f"There is one learning rate, {text(runs.fields[TUNED].values[0])}: nothing is tuned.")
+    if len(runs) > 1 and all(item.seeds <= 1 for item in grouping.best):
+        said.append("Every setting was run with one seed: what differs between groups may be chance.")
     if grouping.tuned:
         said.append(
             f"{', '.join(grouping.tuned)}: chosen for each group as the learning rate is, by the lowest median."
@@ -178,9 +181,8 @@ def _maps(grouping: Grouping, most_cells: int) -> tuple[list[Map], list[str]]:
     span = color_range(shown, start=runs.start, resolution=runs.resolution)
     maps = []
     for grid in shown:
-        title = label(grid.settings)
-        gone = divergence_map(grid, title=_titled("Fraction diverged", title)) if np.nansum(grid.diverged) else None
-        maps.append(Map(grid.settings, gap_map(grid, span, title=_titled("Final gap", title)), gone))
+        gone = divergence_map(grid) if np.nansum(grid.diverged) else None
+        maps.append(Map(label(grid.settings), grid.settings, gap_map(grid, span), gone))
     said = []
     if len(shown) < found.total:
         said.append(f"Of {found.total:,} maps the {len(shown)} with the lowest gaps are drawn.")
