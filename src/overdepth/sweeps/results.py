@@ -27,8 +27,8 @@ def optima(work: Work) -> dict[str, Optimum]:
     return {name: optimal_loss(work.problem, name) for name in dict.fromkeys(row.objective for row in work.rows)}
 
 
-def open_results(path: Path) -> xr.Dataset:
-    """The data set of a sweep's folder; of an unfinished sweep what is known so far.
+def unfinished_results(path: Path) -> xr.Dataset | None:
+    """What is known so far of a sweep that is not done; None if the folder holds no sweep.
 
     Args:
         path: The folder.
@@ -37,14 +37,12 @@ def open_results(path: Path) -> xr.Dataset:
         As :func:`overdepth.lab.sweep` returns it, with ``finished(run)``: False where steps are missing, which are NaN.
 
     Raises:
-        ValueError: If the folder holds no sweep, or the data of an unfinished one are not at hand any more.
+        ValueError: If its data are not at hand any more, or have changed.
     """
     folder = SweepFolder(path)
-    if folder.results.is_file():
-        return xr.open_dataset(folder.results, engine="h5netcdf")
     block_runs = folder.block_runs()
     if block_runs is None:
-        raise ValueError(f"{path} holds no sweep; name the folder that overdepth sweep --out wrote.")
+        return None
     identity, text = folder.identity()
     asked = parse(text, name=str(folder.copy), folder=folder.base())
     work = planned(asked, asked.load(), block_runs)
