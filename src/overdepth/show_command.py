@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from overdepth.paper.claim import number
-from overdepth.sweeps.show import Drawn, draw, open_sources, write
+from overdepth.sweeps.show import Drawn, draw, open_results, write
 from overdepth.sweeps.show.labels import label, text
 from overdepth.sweeps.show.page import check_page
 from overdepth.sweeps.show.panel import Panel
@@ -47,7 +47,7 @@ def show(
     page = out or default_page(results)
     with status_line() as report:
         report(f"reading {results}")
-        with open_sources(results) as found:
+        with open_results(results) as found:
             check_page(page)
             drawn = draw(found, [name for each in group for name in each.split(",")] if group else None)
             report(f"writing {page}")

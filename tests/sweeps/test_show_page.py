@@ -18,7 +18,7 @@ from tests.paper.test_page import look, needs_browser
 from tests.sweeps.made import made, swept, write
 
 from overdepth.cli import main
-from overdepth.sweeps.show import best_rates, open_sources, panels, read_runs
+from overdepth.sweeps.show import best_rates, open_results, panels, read_runs
 from overdepth.sweeps.show.page import MARKER
 from overdepth.sweeps.show.panel import MAX_CURVES, MAX_ROWS
 
@@ -113,7 +113,7 @@ def test_the_page_says_what_was_run(folder: Path) -> None:
 def test_the_lines_on_the_page_make_its_table(folder: Path) -> None:
     printed = run_code((folder / "show.html").read_text(encoding="utf-8"))
     expected = []
-    with open_sources(folder) as results:
+    with open_results(folder) as results:
         for settings, runs in panels(read_runs(results.sources[0])):
             expected += [(settings["objective"], best) for best in best_rates(runs)]
     lines = [line.split() for line in printed.splitlines()][-len(expected) :]
@@ -141,7 +141,7 @@ def test_the_lines_run_whatever_varies(group: list[str], tmp_path: Path) -> None
     rows.append(rows[1])
     data = made(rows)
     printed = run_code(page_of(data, tmp_path, *group))
-    with open_sources(tmp_path) as results:
+    with open_results(tmp_path) as results:
         found = best_rates(read_runs(results.sources[0]), group[1].split(",") if group else None)
     gaps = [float(line.split()[-1]) for line in printed.splitlines()[-len(found) :]]
     assert sorted(gaps) == pytest.approx(sorted(best.gap for best in found), rel=1e-4)

@@ -14,7 +14,7 @@ import xarray as xr
 from tests.sweeps.made import made, swept, write
 
 from overdepth.cli import main
-from overdepth.sweeps.show import Source, open_sources, panels, read_runs
+from overdepth.sweeps.show import Source, open_results, panels, read_runs
 
 ROWS = [{"depth": float(depth), "lr": lr, "seed": seed} for depth in (1, 2) for lr in (0.1, 0.2) for seed in (0, 1)]
 
@@ -33,7 +33,7 @@ def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def gaps(path: Path) -> np.ndarray:
-    with open_sources(path) as results:
+    with open_results(path) as results:
         (source,) = results.sources
         return read_runs(source).gap
 
@@ -61,7 +61,7 @@ def test_losses_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = made([{**row, "gap": i + 1.0} for i, row in enumerate(ROWS)])
     monkeypatch.setattr("overdepth.sweeps.show.reading.BLOCK", 3 * data.sizes["step"])
     rows = np.array([7, 0, 3, 4])
-    with open_sources(write(tmp_path / "a.nc", data.transpose())) as results:
+    with open_results(write(tmp_path / "a.nc", data.transpose())) as results:
         np.testing.assert_array_equal(results.sources[0].losses(rows), data.loss.values[rows])
 
 
@@ -71,7 +71,7 @@ def test_a_report_is_drawn_item_by_item(tmp_path: Path) -> None:
         write(folder / f"{name}.nc", made(ROWS))
     write(folder / "theorem1.nc", xr.Dataset({"residual": ("case", [1.0])}))
     (folder / "index.html").write_text("the report's own page", encoding="utf-8")
-    with open_sources(folder) as results:
+    with open_results(folder) as results:
         assert [source.name for source in results.sources] == ["fig2", "fig3"]
         assert len(results.left_out) == 1
         assert "theorem1.nc has no variable 'loss'" in results.left_out[0]
@@ -83,9 +83,9 @@ def test_a_report_is_drawn_item_by_item(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_sweep_is_assembled(tmp_path: Path) -> None:
-    with open_sources(tmp_path, assemble=lambda folder: made(ROWS)) as results:
+    with open_results(tmp_path, assemble=lambda folder: made(ROWS)) as results:
         assert len(read_runs(results.sources[0])) == len(ROWS)
-    with pytest.raises(ValueError, match=r"holds no results\.nc"), open_sources(tmp_path, assemble=lambda _: None):
+    with pytest.raises(ValueError, match=r"holds no results\.nc"), open_results(tmp_path, assemble=lambda _: None):
         pass
 
 

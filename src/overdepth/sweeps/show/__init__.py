@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from overdepth.sweeps.show.best import Best, best_rates
 from overdepth.sweeps.show.page import Drawn, draw, write
-from overdepth.sweeps.show.reading import Source, open_sources
+from overdepth.sweeps.show.reading import Source, open_results
 from overdepth.sweeps.show.runs import Runs, panels, read_runs
 
-__all__ = ["Best", "Drawn", "Runs", "Source", "best_rates", "draw", "open_sources", "panels", "read_runs", "write"]
+__all__ = ["Best", "Drawn", "Runs", "Source", "best_rates", "draw", "open_results", "panels", "read_runs", "write"]

@@ -72,7 +72,7 @@ class Results:
 
 
 @contextlib.contextmanager
-def open_sources(path: Path, *, assemble: Callable[[Path], xr.Dataset | None] | None = None) -> Iterator[Results]:
+def open_results(path: Path, *, assemble: Callable[[Path], xr.Dataset | None] | None = None) -> Iterator[Results]:
     """The data sets at ``path``, opened; on leaving they are closed.
 
     Args:
