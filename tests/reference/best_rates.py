@@ -37,7 +37,7 @@ def best_rates(data: xr.Dataset, by: Sequence[str], *, tuned: Sequence[str] = ()
     for run in range(data.sizes["run"]):
         groups.setdefault(tuple(_plain(data[name].values[run]) for name in by), []).append(run)
     found = []
-    for settings in sorted(groups, key=lambda values: tuple((value == "nan", value) for value in values)):
+    for settings in sorted(groups, key=_ordered):
         runs = groups[settings]
         cells: dict[tuple[Any, ...], list[float]] = {}
         for run in runs:
@@ -49,7 +49,7 @@ def best_rates(data: xr.Dataset, by: Sequence[str], *, tuned: Sequence[str] = ()
         for key, gaps in cells.items():
             ordered = sorted(gaps)
             middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-            if best is None or (middle, key) < best:
+            if best is None or (middle, _ordered(key)) < (best[0], _ordered(best[1])):
                 best = (middle, key)
         gone = sum(math.isfinite(float(data["diverged_at"].values[run])) for run in runs)
         known = sum(len(gaps) for gaps in cells.values())
@@ -62,6 +62,11 @@ def best_rates(data: xr.Dataset, by: Sequence[str], *, tuned: Sequence[str] = ()
             stayed = [gap for gap in gaps if math.isfinite(gap)]
             found.append(Found(settings, best[1][0], best[0], min(stayed), max(stayed), len(gaps), *counts))
     return found
+
+
+def _ordered(settings: tuple[Any, ...]) -> tuple[Any, ...]:
+    """NaN comes last."""
+    return tuple((value == "nan", value) for value in settings)
 
 
 def _plain(value: Any) -> Any:

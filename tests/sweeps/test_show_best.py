@@ -164,6 +164,10 @@ def test_a_norm_for_every_seed_is_one_group() -> None:
     assert runs.norm_follows_seed
     assert [best.settings["norm"].item() for best in best_rates(runs)] == [False, True]
     assert [best.seeds for best in best_rates(runs)] == [3, 3]
+    deeper = [{**row, "depth": 3.0, "norm": row["norm"] ** 2} for row in matched]
+    assert runs_of(made([*free, *matched, *deeper])).norm_follows_seed
+    searched = [{"lr": 0.1 + i, "seed": i, "norm": 0.3 + i} for i in range(5)]
+    assert not runs_of(made(searched)).norm_follows_seed
     crossed = [{**row, "norm": norm} for row, norm in itertools.product(free, (0.31, 0.32, 0.33))]
     assert not runs_of(made(crossed)).norm_follows_seed
 

@@ -105,7 +105,7 @@ def rate_axis(rates: Array, most: int) -> Axis:
     """
     distinct, index = np.unique(rates, return_inverse=True)
     if len(distinct) <= most or not distinct[0] > 0:
-        short = [f"{rate:.3g}" for rate in distinct]
+        short = [text(float(f"{rate:.3g}")) for rate in distinct]
         labels = short if len(set(short)) == len(short) else [text(rate) for rate in distinct]
         return Axis(labels, index.reshape(-1), is_binned=False)
     edges = np.geomspace(distinct[0], distinct[-1], most + 1)

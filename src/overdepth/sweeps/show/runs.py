@@ -187,14 +187,22 @@ def panels(runs: Runs) -> list[tuple[dict[str, object], Runs]]:
 
 
 def _norm_follows_seed(fields: dict[str, Field]) -> bool:
-    """Whether every seed has its own norm, as where the norm of another start is matched: those are one group."""
+    """Whether every seed has its own norm, as where the norm of another start is matched: those are one group.
+
+    So it is if, all else being equal, seeds and norms come in pairs, and somewhere there is more than one pair.
+    """
     norm, seed = fields.get("norm"), fields.get(REPEATED)
-    if norm is None or seed is None or norm.values.dtype.kind != "f" or not seed.varies:
+    if norm is None or seed is None or norm.values.dtype.kind != "f":
         return False
-    given = np.isfinite(norm.values[norm.codes])
-    pairs = np.unique(np.stack([norm.codes[given], seed.codes[given]]), axis=1)
-    norms, seeds = (len(np.unique(codes)) for codes in pairs)
-    return norms > 1 and norms == seeds == pairs.shape[1]
+    given = np.flatnonzero(np.isfinite(norm.values[norm.codes]))
+    norm, seed = norm.take(given), seed.take(given)
+    others = [field.take(given) for name, field in fields.items() if name not in ("norm", REPEATED)]
+    equal, _ = combined(others, len(given))
+    whole = Field("", np.unique(equal), equal)
+    places, pairs, norms, seeds = (
+        len(combined([whole, *parts], len(given))[1]) for parts in ([], [norm, seed], [norm], [seed])
+    )
+    return pairs == norms == seeds > places
 
 
 def _last_reached(source: Source, diverged_at: Array) -> int:

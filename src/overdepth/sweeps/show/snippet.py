@@ -20,7 +20,8 @@ def best_rates_code(runs: Runs, grouping: Grouping) -> str:
     opened = "open_zarr" if runs.source.path.is_dir() else "open_dataset"
     last = -1 if runs.position == runs.source.data.sizes["step"] - 1 else runs.position
     lines = ["import numpy as np", "import xarray as xr", ""]
-    lines += [f"data = xr.{opened}({json.dumps(str(runs.source.path), ensure_ascii=False)})"]
+    when = "" if runs.source.path.exists() else "  # there once the sweep is finished"
+    lines += [f"data = xr.{opened}({json.dumps(str(runs.source.path), ensure_ascii=False)}){when}"]
     if runs.norm_follows_seed:
         lines += ['data["norm"] = data.norm.notnull()  # another one for every seed']
     lines += [f"gap = (data.loss - data.optimal_loss).isel(step={last}, drop=True)"]
