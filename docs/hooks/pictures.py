@@ -1,0 +1,26 @@
+"""On narrow screens the pictures of the theory give way to versions whose panels stand below each other."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+_PICTURE = re.compile(r'<img [^>]*?src="(?P<folder>[^"]*pictures/)(?P<name>[^"/]+\.svg)"[^>]*>')
+_NARROW = "(max-width: 44.98em)"
+
+
+def on_page_content(content: str, *, page: Page, files: Files, **_: object) -> str:
+    """Offers the narrow version of a picture beside the wide one, where there is one."""
+
+    def offer(found: re.Match[str]) -> str:
+        folder = f"{page.file.src_uri.rpartition('/')[0]}/pictures/narrow/{found['name']}".lstrip("/")
+        if files.get_file_from_path(folder) is None:
+            return found[0]
+        narrow = f"{found['folder']}narrow/{found['name']}"
+        return f'<picture><source media="{_NARROW}" srcset="{narrow}">{found[0]}</picture>'
+
+    return _PICTURE.sub(offer, content)
