@@ -116,12 +116,12 @@ def infinite_depth() -> Figure:
 def two_layers() -> Figure:
     """The bound against the truth for random factors, and along the dial of imbalance."""
     fig, (left, right) = panels(2)
-    sizes = np.random.default_rng(0).integers(1, 6, size=(300, 3))
+    sizes = np.random.default_rng(0).integers(1, 6, size=(150, 3))
     chains = [
         [normal(2 * i, h, d) * 2.0 ** (i % 5 - 2), normal(2 * i + 1, k, h)] for i, (d, h, k) in enumerate(sizes)
     ]
     _compare(left, chains, theory.two_layer_rate)
-    label(left, "λ_min(T)", "bound", "300 random pairs of factors")
+    label(left, "λ_min(T)", "bound", "150 random pairs of factors")
     dial = torch.linspace(-2, 2, 81)
     for columns, colour, name in ((2, BLUE, "2 × 2"), (3, RED, "2 × 3")):
         weight = torch.tensor([1.0, 0.5], dtype=torch.float64).diag() @ torch.eye(2, columns, dtype=torch.float64)
@@ -139,7 +139,7 @@ def two_layers() -> Figure:
 def three_layers() -> Figure:
     """The bound against the truth for random factors, and for three numbers."""
     fig, (left, right) = panels(2)
-    sizes = np.random.default_rng(1).integers(1, 4, size=(300, 2))
+    sizes = np.random.default_rng(1).integers(1, 4, size=(150, 2))
     chains = [
         [
             2.0 ** (i % 3) * normal(3 * i, 4, int(d)),
@@ -149,7 +149,7 @@ def three_layers() -> Figure:
         for i, (d, k) in enumerate(sizes)
     ]
     _compare(left, chains, theory.three_layer_rate)
-    label(left, "λ_min(T)", "bound", "300 random chains of three factors")
+    label(left, "λ_min(T)", "bound", "150 random chains of three factors")
     dial = torch.linspace(0, 2, 41)
     weight = torch.full((1, 1), 0.1, dtype=torch.float64)
     made = [theory.factors_with_imbalance(weight, 3, [-float(d), float(d)]) for d in dial]

@@ -1,0 +1,48 @@
+"""How the reference reads the docstrings: their roles, formulas and examples, as Markdown has them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([\w.]+)`")
+_FORMULA = re.compile(r"^(?P<indent> *)\.\. math:: (?P<formula>.+)$", re.MULTILINE)
+_LATEX = re.compile(r"(?<![\w$])(\\sum\S*(?: \\sigma\S*)+)")
+_CODE = re.compile(r"(``.+?``|`[^`]+`)")
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites every docstring before its sections are read."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for each module, class, function and attribute."""
+        if obj.docstring:
+            obj.docstring.value = rewritten(obj.docstring.value)
+
+
+def rewritten(text: str) -> str:
+    """A docstring as Markdown in Google's sections.
+
+    Example:
+        >>> print(rewritten("As :func:`f`, with <g, u> > 0."))
+        As `f`, with &lt;g, u> > 0.
+    """
+    text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
+    text = _FORMULA.sub(r"\g<indent>$$\g<formula>$$", text)
+    text = _ROLE.sub(r"`\1`", text)
+    lines, in_examples = [], False
+    for line in text.split("\n"):
+        if line.strip().endswith(":") and line.strip()[:-1].isalpha():
+            in_examples = line.strip() == "Examples:"
+        lines.append(line if in_examples or line.lstrip().startswith(">>>") else _prose(line))
+    return "\n".join(lines)
+
+
+def _prose(line: str) -> str:
+    """A line of text in which <g, u> is no tag of HTML."""
+    if "$$" in line:
+        return line
+    parts = _CODE.split(_LATEX.sub(r"$\1$", line))
+    return "".join(part if part.startswith("`") else re.sub(r"<(?=[A-Za-z/])", "&lt;", part) for part in parts)
