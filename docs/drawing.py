@@ -69,8 +69,9 @@ def stack(figure: Figure) -> Figure:
     width, height = figure.get_size_inches()
     narrow = 4.0
     figure.set_size_inches(narrow, len(shown) * height * narrow * len(shown) / width)
-    for ax, place in zip(shown, GridSpec(len(shown), 1, figure=figure), strict=True):
-        ax.set_subplotspec(place)
+    places = GridSpec(len(shown), 1, figure=figure)
+    for row, ax in enumerate(shown):
+        ax.set_subplotspec(places[row])
     return figure
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from docs.drawing import BLUE, GREEN, RED, SKY, STYLE, descend, label, norm, normal, panels, save, stack
+from docs.theorem_pictures import THEOREM_PICTURES
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 import overdepth as od
-from docs.drawing import BLUE, GREEN, RED, SKY, STYLE, descend, label, norm, normal, panels, save, stack
-from docs.theorem_pictures import THEOREM_PICTURES
 from overdepth import theory
 
 PAGES = Path(__file__).parent / "theory"

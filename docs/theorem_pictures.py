@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from docs.drawing import BLUE, GREEN, RED, SKY, descend, label, normal, panels
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import overdepth as od
-from docs.drawing import BLUE, GREEN, RED, SKY, descend, label, normal, panels
 from overdepth import theory
 
 
@@ -65,7 +65,7 @@ def spectrum() -> Figure:
     left.legend(loc="upper left")
     label(left, "singular value σ", "multiplier of u vᵀ, over that of σ = 1", "one direction")
     right.set_ylim(0, 2.6)
-    label(right, "singular value σ_r′", "multiplier, over that of σ_r′ = 1", "a pair, σ_r = 1")
+    label(right, "singular value σ_s", "multiplier, over that of σ_s = 1", "a pair, σ_r = 1")
     return fig
 
 
@@ -75,7 +75,7 @@ def single_output() -> Figure:
     angles = torch.linspace(0, 2 * math.pi, 181, dtype=torch.float64)
     weight = torch.tensor([[math.cos(0.6), math.sin(0.6)]], dtype=torch.float64)
     left.annotate("", xytext=(0, 0), xy=tuple(2.6 * weight[0]), arrowprops={"arrowstyle": "-|>", "color": SKY})
-    left.text(*(2.7 * weight[0]), "w", color=SKY)
+    left.text(float(2.7 * weight[0, 0]), float(2.7 * weight[0, 1]), "w", color=SKY)
     for depth, style in ((1, "-"), (2, "--"), (3, "-."), (4, ":")):
         made = torch.cat([od.end_to_end_update(weight, torch.stack([a.cos(), a.sin()])[None], depth) for a in angles])
         left.plot(made[:, 0], made[:, 1], style, label=f"depth {depth}")
@@ -109,7 +109,7 @@ def infinite_depth() -> Figure:
         right.plot(sigma, pair / (1 if math.isinf(depth) else depth), style, label=name)
     right.set_ylim(0, 1.05)
     right.legend(loc="lower right")
-    label(right, "singular value σ_r′", "multiplier / N", "a pair, σ_r = 1")
+    label(right, "singular value σ_s", "multiplier / N", "a pair, σ_r = 1")
     return fig
 
 
@@ -117,9 +117,7 @@ def two_layers() -> Figure:
     """The bound against the truth for random factors, and along the dial of imbalance."""
     fig, (left, right) = panels(2)
     sizes = np.random.default_rng(0).integers(1, 6, size=(150, 3))
-    chains = [
-        [normal(2 * i, h, d) * 2.0 ** (i % 5 - 2), normal(2 * i + 1, k, h)] for i, (d, h, k) in enumerate(sizes)
-    ]
+    chains = [[normal(2 * i, h, d) * 2.0 ** (i % 5 - 2), normal(2 * i + 1, k, h)] for i, (d, h, k) in enumerate(sizes)]
     _compare(left, chains, theory.two_layer_rate)
     label(left, "λ_min(T)", "bound", "150 random pairs of factors")
     dial = torch.linspace(-2, 2, 81)

@@ -43,5 +43,9 @@ def test_every_picture_is_small_and_on_its_page(name: str) -> None:
 
 
 def test_every_page_with_a_picture_has_a_script_for_it() -> None:
-    assert {page for page, pictures in SHOWN.items() if pictures} == set(DRAW) == set(SHOWN) - {"derivations", "errata", "index"}
+    assert (
+        {page for page, pictures in SHOWN.items() if pictures}
+        == set(DRAW)
+        == set(SHOWN) - {"derivations", "errata", "index"}
+    )
     assert all((PAGES / picture).exists() for pictures in SHOWN.values() for picture in pictures)

@@ -10,6 +10,7 @@ import griffe
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([\w.]+)`")
 _FORMULA = re.compile(r"^(?P<indent> *)\.\. math:: (?P<formula>.+)$", re.MULTILINE)
 _LATEX = re.compile(r"(?<![\w$])(\\sum\S*(?: \\sigma\S*)+)")
+_SOURCE = re.compile(r"^References:\n(?P<text>(?:    .*(?:\n|$)|\n(?=    ))+)", re.MULTILINE)
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -29,6 +30,7 @@ def rewritten(text: str) -> str:
         >>> print(rewritten("As :func:`f`, with <g, u> > 0."))
         As `f`, with &lt;g, u> > 0.
     """
+    text = _SOURCE.sub(lambda found: "**Source.** " + re.sub(r"^    ", "", found["text"], flags=re.MULTILINE), text)
     text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
     text = _FORMULA.sub(r"\g<indent>$$\g<formula>$$", text)
     text = _ROLE.sub(r"`\1`", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ def on_page_content(content: str, *, page: Page, files: Files, **_: object) -> s
     """Offers the narrow version of a picture beside the wide one, where there is one."""
 
     def offer(found: re.Match[str]) -> str:
-        folder = f"{page.file.src_uri.rpartition('/')[0]}/pictures/narrow/{found['name']}".lstrip("/")
-        if files.get_file_from_path(folder) is None:
-            return found[0]
         narrow = f"{found['folder']}narrow/{found['name']}"
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), narrow))
+        if files.get_file_from_path(place) is None:
+            return found[0]
         return f'<picture><source media="{_NARROW}" srcset="{narrow}">{found[0]}</picture>'
 
     return _PICTURE.sub(offer, content)
