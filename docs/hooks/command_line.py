@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 _MARK = "<!-- commands -->"
+_EXAMPLE = re.compile(r"Example: (overdepth .+?)\.?\s*$", re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -28,7 +29,7 @@ def _section(name: str, command: Any) -> str:
     lines = [f"## `{name}`", "", *_paragraphs(command.help or ""), f"```text\n{command.get_usage(context)}\n```", ""]
     records = [record for record in _records(command, context) if record]
     if records:
-        lines += ["| | |", "| --- | --- |"]
+        lines += ["| option | meaning |", "| --- | --- |"]
         lines += [f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records]
     return "\n".join([*lines, "", *_paragraphs(command.epilog or "")])
 
@@ -46,6 +47,10 @@ def _paragraphs(text: str) -> list[str]:
     """Paragraphs, and examples as blocks of code: what the help shows with its lines kept."""
     lines = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
+        example = _EXAMPLE.match(block)
+        if example:
+            lines += [f"```\n{' '.join(example[1].split())}\n```", ""]
+            continue
         kept = block.lstrip().startswith("\b") or block.startswith("  ")
         clean = block.replace("\b\n", "").replace("\b", "").strip("\n")
         lines += ["```text", clean, "```", ""] if kept and clean else [clean, ""]

@@ -8,9 +8,10 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([\w.]+)`")
-_FORMULA = re.compile(r"^(?P<indent> *)\.\. math:: (?P<formula>.+)$", re.MULTILINE)
-_LATEX = re.compile(r"(?<![\w$])(\\sum\S*(?: \\sigma\S*)+)")
+_FORMULA = re.compile(r"^(?P<indent> *)\.\. math:: (?P<formula>.+(?:\n(?P=indent) +\S.*)*)$", re.MULTILINE)
+_STAR = re.compile(r"(?<![\w*])(W|x|f|alpha)\*")
 _SOURCE = re.compile(r"^References:\n(?P<text>(?:    .*(?:\n|$)|\n(?=    ))+)", re.MULTILINE)
+_TAG = re.compile(r"<(?=[A-Za-z/(])")
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -32,7 +33,7 @@ def rewritten(text: str) -> str:
     """
     text = _SOURCE.sub(lambda found: "**Source.** " + re.sub(r"^    ", "", found["text"], flags=re.MULTILINE), text)
     text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
-    text = _FORMULA.sub(r"\g<indent>$$\g<formula>$$", text)
+    text = _FORMULA.sub(lambda found: f"{found['indent']}$${' '.join(found['formula'].split())}$$", text)
     text = _ROLE.sub(r"`\1`", text)
     lines, in_examples = [], False
     for line in text.split("\n"):
@@ -46,5 +47,5 @@ def _prose(line: str) -> str:
     """A line of text in which <g, u> is no tag of HTML."""
     if "$$" in line:
         return line
-    parts = _CODE.split(_LATEX.sub(r"$\1$", line))
-    return "".join(part if part.startswith("`") else re.sub(r"<(?=[A-Za-z/])", "&lt;", part) for part in parts)
+    parts = _CODE.split(line)
+    return "".join(part if part.startswith("`") else _STAR.sub(r"\1\*", _TAG.sub("&lt;", part)) for part in parts)

@@ -29,7 +29,7 @@ AT_ONCE = 2
 _STYLE = """
 %config InlineBackend.figure_formats = ["svg"]
 %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Date": None, "Creator": None}}
-%config InlineBackend.rc = {"svg.fonttype": "none", "svg.hashsalt": "overdepth", "figure.figsize": (6.0, 3.4)}
+%config InlineBackend.rc = {"svg.fonttype": "none", "svg.hashsalt": "overdepth", "figure.figsize": (5.2, 3.4)}
 """
 _running: dict[str, Future[str]] = {}
 
