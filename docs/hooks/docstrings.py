@@ -11,6 +11,7 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([\w.]+)`")
 _FORMULA = re.compile(r"^(?P<indent> *)\.\. math:: (?P<formula>.+(?:\n(?P=indent) +\S.*)*)$", re.MULTILINE)
 _STAR = re.compile(r"(?<![\w*])(W|x|f|alpha)\*")
 _SOURCE = re.compile(r"^References:\n(?P<text>(?:    .*(?:\n|$)|\n(?=    ))+)", re.MULTILINE)
+_UNDERSCORE = re.compile(r"(?<=[\])|}])_")
 _TAG = re.compile(r"<(?=[A-Za-z/(])")
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
@@ -48,4 +49,8 @@ def _prose(line: str) -> str:
     if "$$" in line:
         return line
     parts = _CODE.split(line)
-    return "".join(part if part.startswith("`") else _STAR.sub(r"\1\*", _TAG.sub("&lt;", part)) for part in parts)
+    return "".join(part if part.startswith("`") else _escaped(part) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    return _UNDERSCORE.sub(r"\_", _STAR.sub(r"\1\*", _TAG.sub("&lt;", text)))
