@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from docs.pictures import BLUE, RED, STYLE
+from docs.drawing import BLUE, RED, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
