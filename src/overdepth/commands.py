@@ -34,6 +34,7 @@ class Advice:
 ADVICE = {
     "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
     "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
+    "show": Advice("nothing was written", less="a smaller result"),
     "sweep": Advice(
         "what was finished is kept; go on with --resume", again="go on with --resume", less="a smaller --memory"
     ),
