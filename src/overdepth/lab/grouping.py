@@ -20,8 +20,11 @@ _CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Sequence[Sequen
 }
 
 
-def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list[Group]:
-    """Sorts runs into as few groups as their architectures allow, each with its initial factors."""
+def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype, device: torch.device) -> list[Group]:
+    """Sorts runs into as few groups as their architectures allow, each with its initial factors.
+
+    These are drawn on the CPU, so that runs start alike on every device.
+    """
     members: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
         members.setdefault(_architecture(run, k, d), []).append(i)
@@ -29,12 +32,13 @@ def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list
     for (kind, *_), rows in members.items():
         index = torch.tensor(rows)
         chosen = [runs[i] for i in rows]
-        starts = [run.start(k, d) for run in chosen]
-        factors = [[f.to(dtype) for f in start] for start in starts]
         if kind == "end_to_end":
-            groups.append(EndToEnd(index, chosen, [product(start).to(dtype) for start in starts]))
+            group: Group = EndToEnd(index, chosen, [product(run.start(k, d)).to(dtype) for run in chosen])
         else:
-            groups.append(_CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, factors))
+            factors = [[factor.to(dtype) for factor in run.start(k, d)] for run in chosen]
+            group = _CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, factors)
+        group.to(device)
+        groups.append(group)
     return groups
 
 

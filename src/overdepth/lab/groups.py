@@ -22,7 +22,7 @@ class Group(ABC):
     """Runs that share their architecture and method."""
 
     tensors: tuple[str, ...]  # names of the attributes that hold one row a run
-    index: Tensor  # (runs,), rows of the sweep's table
+    index: Tensor  # (runs,), rows of the sweep's table, on the CPU
 
     @abstractmethod
     def write(self, out: Tensor) -> None:
@@ -34,17 +34,32 @@ class Group(ABC):
 
     def keep(self, rows: Tensor) -> None:
         """Drops all runs but those at ``rows``."""
-        for name in ("index", *self.tensors):
+        self.index = self.index[rows]
+        rows = rows.to(self.device)
+        for name in self.tensors:
             setattr(self, name, getattr(self, name)[rows].contiguous())
 
     def state(self) -> dict[str, Tensor]:
-        """The group's tensors by name, one row a run."""
-        return {name: getattr(self, name) for name in ("index", *self.tensors)}
+        """The group's tensors by name, one row a run, on the CPU, wherever the group is."""
+        return {"index": self.index, **{name: getattr(self, name).cpu() for name in self.tensors}}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over tensors that :meth:`state` gave."""
-        for name in ("index", *self.tensors):
-            setattr(self, name, state[name].clone())
+        """Takes over tensors that :meth:`state` gave, and copies them to the group's device."""
+        self.index = state["index"].clone()
+        device = self.device
+        for name in self.tensors:
+            setattr(self, name, state[name].to(device, copy=True))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the group's tensors are; ``index`` is on the CPU always."""
+        device: torch.device = getattr(self, self.tensors[0]).device
+        return device
+
+    def to(self, device: torch.device) -> None:
+        """Moves the group's tensors."""
+        for name in self.tensors:
+            setattr(self, name, getattr(self, name).to(device))
 
 
 class ScalarChain(Group):
@@ -73,6 +88,11 @@ class ScalarChain(Group):
         others = [[i for i in range(extra) if i != j] for j in range(extra)]
         self._others = torch.tensor(others, dtype=torch.long).reshape(extra, max(extra - 1, 0))
         self._scale = torch.empty(0, dtype=dtype)
+
+    @override
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._others = self._others.to(device)
 
     @override
     def write(self, out: Tensor) -> None:

@@ -56,7 +56,7 @@ def optimal_loss(problem: Problem, objective: Objective | str) -> Optimum:
     """
     if isinstance(objective, str):
         objective = objective_by_name(objective)
-    objective.design(problem)  # checks the targets
+    objective.design_rows(problem)  # checks the targets
     if isinstance(objective, PowerLoss):
         total = sum(_power_optimum(problem.X, column, objective.p) for column in problem.Y.T)
         return Optimum(total / problem.m, attained=True)
