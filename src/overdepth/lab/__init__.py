@@ -8,8 +8,8 @@ from __future__ import annotations
 try:
     from overdepth.lab.cache import RunCache
     from overdepth.lab.datasets import DATASETS, load_problem
-    from overdepth.lab.objectives import Objective, objective
     from overdepth.lab.memory import runs_that_fit, working_set
+    from overdepth.lab.objectives import Objective, objective
     from overdepth.lab.optimum import Optimum, optimal_loss
     from overdepth.lab.problem import SCALINGS, Problem
     from overdepth.lab.rows import RowProblem, open_rows

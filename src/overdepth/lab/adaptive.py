@@ -41,9 +41,7 @@ class _Memory:
 class AdaptiveScalarChain(ScalarChain, _Memory):
     """Single output, hidden width 1, depths mixed; one method."""
 
-    def __init__(
-        self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         super().__init__(index, runs, starts, dtype)
         self.tensors = (*self.tensors, *self.remember(runs[0].method, self.lr, ("vector", "scalars")))
 
@@ -61,9 +59,7 @@ class AdaptiveScalarChain(ScalarChain, _Memory):
 class AdaptiveMatrixChain(MatrixChain, _Memory):
     """Factors of one depth and width, any number of outputs; one method."""
 
-    def __init__(
-        self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         super().__init__(index, runs, starts, dtype)
         names = [f"factor{j}" for j in range(self.depth)]
         self.tensors = (*self.tensors, *self.remember(runs[0].method, self.lr, names))

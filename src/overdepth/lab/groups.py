@@ -71,9 +71,7 @@ class ScalarChain(Group):
 
     tensors: tuple[str, ...] = ("vector", "scalars", "padding", "lr", "decay")
 
-    def __init__(
-        self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
         extra = max(int(run.depth) for run in runs) - 1
         self.scalars = torch.ones(len(runs), extra, dtype=dtype)
@@ -128,9 +126,7 @@ class MatrixChain(Group):
     has k rows, so that wide hidden layers cost little where outputs are few.
     """
 
-    def __init__(
-        self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
         self.depth = int(runs[0].depth)
         self.tensors = ("lr", "decay", *(f"factor{j}" for j in range(self.depth)))

@@ -124,7 +124,7 @@ def _shared_bytes(problem: AnyProblem, count: int, objective: Objective, setting
     held = problem.block_rows if isinstance(problem, RowProblem) else problem.m
     exact_rows = min(problem.m, columns) if quadratic else held
     part = min(count, max(1, RECORD_BYTES // (8 * exact_rows * k)))
-    recording = 8 * part * k * (3 * exact_rows + 2 * columns)
+    recording = 8 * part * k * (5 * exact_rows + 2 * columns)
     passing = max(tile, recording)
     return LIBRARY_BYTES + _data_bytes(problem, objective, settings) + stacked + trace + kept + passing
 

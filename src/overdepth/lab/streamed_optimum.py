@@ -81,7 +81,9 @@ def _power_newton(problem: RowProblem, output: int, w: Array, p: int) -> float:
             if length < 1e-12:
                 return point.value * scale**p / p  # no decrease within rounding
         w, point = w + length * step, trial
-    _log.warning("The optimal l%d loss is not known: no convergence of Newton's method in %d steps.", p, MAX_NEWTON_STEPS)
+    _log.warning(
+        "The optimal l%d loss is not known: no convergence of Newton's method in %d steps.", p, MAX_NEWTON_STEPS
+    )
     return float("nan")
 
 
