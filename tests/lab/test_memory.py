@@ -61,7 +61,7 @@ def measured(
 ) -> tuple[float, float]:
     asked = {"shape": shape, "count": count, "run": run, "settings": settings, "objective": name, "path": path}
     child = [sys.executable, "-c", CHILD, json.dumps(asked)]
-    done = subprocess.run(child, capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     found = json.loads(done.stdout)
     return found["growth"], found["estimate"]
 

@@ -485,11 +485,12 @@ def test_reading_ahead_keeps_the_order_reads_one_ahead_and_passes_errors_on() ->
             yield i
         raise OSError("gone")
 
-    seen = []
+    ahead, seen = read_ahead(items()), []
+    for _ in range(5):
+        seen.append(next(ahead))
+        assert len(made) <= len(seen) + 1
     with pytest.raises(OSError, match="gone"):
-        for item in read_ahead(items()):
-            seen.append(item)
-            assert len(made) <= len(seen) + 1
+        next(ahead)
     assert seen == [0, 1, 2, 3, 4]
     assert threading.get_ident() not in threads
     assert list(read_ahead(iter([]))) == []

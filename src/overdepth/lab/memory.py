@@ -7,6 +7,7 @@ compares the figures with the measured peak of the resident memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -158,7 +159,7 @@ def _run_bytes(problem: AnyProblem, run: Run, settings: Settings) -> int:
         return item * k * d * 7 if min(k, d) == 1 else (item + 10 * 8) * k * d
     depth, width = int(run.depth), run.width
     dims = [d, *[width] * (depth - 1), k]
-    factors = [a * b for a, b in zip(dims[:-1], dims[1:], strict=True)]
+    factors = [a * b for a, b in itertools.pairwise(dims)]
     slots = len(RULES[run.method].starts) if run.method != "gd" else 0
     buffers = DIRECTION_BUFFERS if slots else 0
     state = item * sum(factors) * (1 + slots) + item * buffers * max(factors) + 64

@@ -63,8 +63,8 @@ def sweep(
         ``diverged_at(run)``, the first step after which the weight was not finite, NaN if there is none.
 
     Raises:
-        ValueError: If a setting is out of its range, the problem's targets do not suit the objective, or the device is not
-            there.
+        ValueError: If a setting is out of its range, the problem's targets do not suit the objective, or this machine
+            does not have the device.
 
     Example:
         >>> import overdepth as od
