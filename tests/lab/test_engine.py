@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.reference.training import Array, Rows, Trajectory, train_end_to_end, train_factors
 
-import overdepth.lab.engine
+import overdepth.lab.products
 from overdepth.initialization import Init
 from overdepth.lab import Problem, Run, grid, objective
 from overdepth.lab.engine import Engine, SweepState
@@ -485,20 +485,23 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         engine_for(make_problem(1, "l4"), TAME, "l4", 10, batch_size=41)
 
 
-# --- blocks of rows
+# --- tiles of runs and rows
 
 
 @pytest.mark.parametrize(("k", "name"), CASES)
 @pytest.mark.parametrize("m", [256, 600, 1025])
-def test_blocks_of_rows_change_only_rounding(monkeypatch: pytest.MonkeyPatch, k: int, name: str, m: int) -> None:
+def test_tiles_of_runs_and_rows_change_only_rounding(
+    monkeypatch: pytest.MonkeyPatch, k: int, name: str, m: int
+) -> None:
     problem = make_problem(k, name, m=m)
     runs = grid(depth=[1, 2], width=5, method=PLAIN, scale=0.5, lr=0.02 * RATES[name], weight_decay=0.1)
     whole = train(problem, runs, name, 8)
-    monkeypatch.setattr(overdepth.lab.engine, "BLOCK_BYTES", 1)
-    blocks = train(problem, runs, name, 8)
-    np.testing.assert_allclose(blocks.loss, whole.loss, rtol=1e-12)
+    monkeypatch.setattr(overdepth.lab.products, "TILE_BYTES", 1)
+    monkeypatch.setattr(overdepth.lab.products, "TILE_ROWS", 200)
+    tiles = train(problem, runs, name, 8)
+    np.testing.assert_allclose(tiles.loss, whole.loss, rtol=1e-12)
     np.testing.assert_allclose(
-        final_weights(blocks, problem, len(runs)), final_weights(whole, problem, len(runs)), rtol=1e-11, atol=1e-13
+        final_weights(tiles, problem, len(runs)), final_weights(whole, problem, len(runs)), rtol=1e-11, atol=1e-13
     )
 
 

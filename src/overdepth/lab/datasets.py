@@ -26,9 +26,10 @@ def load_problem(
         name_or_path: ``"ethanol"`` (2565 x 128; from the folder named by the environment variable ``OVERDEPTH_DATA``,
             the user's cache, or the UCI archive), ``"breast-cancer"`` (569 x 30; ships with scikit-learn; the target
             is the diagnosis as a number), ``"auto"`` (ethanol if it can be had, else breast-cancer), or the path of a
-            ``.csv``, ``.npz`` or ``.parquet`` file.
+            ``.csv``, ``.npz``, ``.npy`` or ``.parquet`` file.
         target: The target column of a file, or several. Columns of an ``.npz`` file are its arrays; the columns of a
-            two-dimensional array ``X`` are called ``X[0]``, ``X[1]``, ...
+            two-dimensional array ``X`` are called ``X[0]``, ``X[1]``, ..., and so are those of an ``.npy`` file, whose
+            targets may be given by number too: ``"-1"`` is the last column.
         scaling: One of ``overdepth.lab.SCALINGS``, or ``"none"`` for data that are prepared already.
 
     Returns:

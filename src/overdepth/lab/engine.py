@@ -2,7 +2,8 @@
 
 The end-to-end weights of all live runs are stacked into one matrix C; a step is P = C A^T (all predictions), phi'(P)
 in place, G = phi'(P) A / m, then the chain rule and the update, batched by architecture (``groups``). For l2 the
-data are replaced by their Gram matrix, and a step never touches them.
+data are replaced by their Gram matrix, and a step never touches them. Data that do not fit into memory are read at
+every step, in blocks of rows (``examples``).
 
 Everything that changes is in :class:`SweepState`; :meth:`Engine.advance` takes one to a later step. Where a sweep
 is cut, into spans of steps or blocks of runs, is free: a cut by steps changes no bit of the result (runs leave the
@@ -11,27 +12,27 @@ products at steps fixed beforehand), a cut by runs only how the products round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from overdepth.gemm import matmul_transposed
+from overdepth.lab.devices import available_device, matmul_precision, to_numpy
+from overdepth.lab.examples import Examples, RowBlock, examples_of
 from overdepth.lab.grouping import make_groups
 from overdepth.lab.groups import Group
-from overdepth.lab.objectives import Objective, PowerLoss
+from overdepth.lab.objectives import Objective
 from overdepth.lab.problem import Array, Problem
+from overdepth.lab.products import RECORD_BYTES, add_gradients
+from overdepth.lab.rows import RowProblem
 from overdepth.lab.run import Run
 from overdepth.lab.settings import Settings
 
 CHECK_EVERY = 64
 """Diverged runs leave the products at every step divisible by this (and early on at powers of two)."""
-
-BLOCK_BYTES = 16 * 2**20
-"""Predictions are computed in blocks of rows of about this size, so that they stay in the cache."""
 
 Progress = Callable[[int, int], None]
 
@@ -60,32 +61,21 @@ class SweepState:
         return sum(len(group.index) for group in self.groups)
 
 
-class _Block(NamedTuple):
-    """Rows of the data, as the two products of a step want them."""
-
-    design: Tensor  # (rows, d + e)
-    features: Tensor  # (d, rows)
-    targets: Tensor  # (k, rows)
-
-
 @dataclass
 class Engine:
     """A sweep's problem, runs, objective and settings, and what is computed from them once.
 
     Raises:
-        ValueError: If there are no runs, or the problem's targets do not suit the objective.
+        ValueError: If there are no runs, the problem's targets do not suit the objective, or the device is not there.
     """
 
-    problem: Problem
+    problem: Problem | RowProblem
     runs: Sequence[Run]
     objective: Objective
     settings: Settings
-    _constants: Tensor = field(init=False)
-    _design: Tensor = field(init=False)
-    _features: Tensor = field(init=False)
-    _targets: Tensor = field(init=False)
-    _gram: Tensor | None = field(init=False)
-    _exact: tuple[Tensor, Tensor, Tensor] = field(init=False)
+    _device: torch.device = field(init=False)
+    _examples: Examples = field(init=False)
+    _order: tuple[int, NDArray[np.int64]] = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -93,28 +83,14 @@ class Engine:
         batch = self.settings.batch_size
         if batch is not None and batch > self.problem.m:
             raise ValueError(f"batch_size is {batch}, but the problem has only {self.problem.m} examples.")
-        design, constants = self.objective.design(self.problem)
-        quadratic = isinstance(self.objective, PowerLoss) and self.objective.p == 2
-        exact = design
-        if quadratic and design.shape[0] > design.shape[1]:
-            # The triangular factor has the same Gram matrix, so the same sum of squares, in few rows.
-            exact = np.asarray(np.linalg.qr(design, mode="r"))
-        dtype = self.settings.dtype
-        targets = torch.from_numpy(np.ascontiguousarray(self.problem.Y.T))
-        self._exact = (torch.from_numpy(exact), torch.from_numpy(constants), targets)
-        self._constants = torch.from_numpy(constants).to(dtype)
-        self._design = torch.from_numpy(design).to(dtype)
-        self._features = self._design[:, : self.problem.d].t().contiguous()
-        self._targets = targets.to(dtype)
-        self._gram = None
-        if quadratic and batch is None:
-            gram = design.T @ design[:, : self.problem.d] / self.problem.m
-            self._gram = torch.from_numpy(gram).to(dtype)
+        self._device = available_device(self.settings.device)
+        self._examples = examples_of(self.problem, self.objective, self.settings, self._device)
+        self._order = (-1, np.empty(0, dtype=np.int64))
 
     def start(self) -> SweepState:
         """The state before the first step, with the initial losses recorded."""
         records = len(self.settings.recorded_steps)
-        groups = make_groups(self.runs, self.problem.k, self.problem.d, self.settings.dtype)
+        groups = make_groups(self.runs, self.problem.k, self.problem.d, self.settings.dtype, self._device)
         state = SweepState(
             step=0,
             groups=groups,
@@ -144,7 +120,8 @@ class Engine:
                 break
             first = state.step
             last = min(until, self._next_check(first))
-            trace = self._span(state, weights, last)
+            with matmul_precision(self._device, allow_tf32=self.settings.allow_tf32):
+                trace = self._span(state, weights, last)
             self._notice_divergence(state, trace, first)
             if last == self._next_check(first) and self._drop_diverged(state):
                 weights = self._stacked(state)
@@ -164,9 +141,9 @@ class Engine:
 
     def _stacked(self, state: SweepState) -> Tensor:
         """C = [W_e, constants] of all live runs, shape (runs, k, d + e)."""
-        k, d = self.problem.k, self.problem.d
-        weights = torch.empty(state.live, k, d + self._constants.shape[1], dtype=self.settings.dtype)
-        weights[:, :, d:] = self._constants
+        k, d, constants = self.problem.k, self.problem.d, self._examples.constants
+        weights = constants.new_empty(state.live, k, d + constants.shape[1])
+        weights[:, :, d:] = constants
         for group, rows in _rows(state):
             group.write(weights[rows, :, :d])
         return weights
@@ -174,21 +151,16 @@ class Engine:
     def _span(self, state: SweepState, weights: Tensor, last: int) -> Tensor:
         """Steps up to ``last``; returns per step and run a number that is finite as long as the weight is."""
         d, live = self.problem.d, weights.shape[0]
-        grad = torch.empty(live, self.problem.k, d, dtype=weights.dtype)
+        grad = weights.new_empty(live, self.problem.k, d)
         flat = weights.view(live, -1)
-        mean = torch.full((flat.shape[1],), 1.0 / flat.shape[1], dtype=weights.dtype)  # of finite numbers: finite
-        trace = torch.empty(last - state.step, live, dtype=weights.dtype)
+        mean = weights.new_full((flat.shape[1],), 1.0 / flat.shape[1])  # of finite numbers: finite
+        trace = weights.new_empty(last - state.step, live)
         views = [(group, grad[rows], weights[rows, :, :d]) for group, rows in _rows(state)]
-        flat_weights, flat_grad = weights.view(-1, weights.shape[2]), grad.view(-1, d)
-        blocks = self._blocks(weights, self._design, self._features, self._targets)
         for row in trace:
-            if self._gram is not None:
-                torch.mm(flat_weights, self._gram, out=flat_grad)
+            if self._examples.gram is not None:
+                torch.mm(weights.view(-1, weights.shape[2]), self._examples.gram, out=grad.view(-1, d))
             else:
-                if self.settings.batch_size is not None:
-                    rows = self._batch(state.step)
-                    blocks = self._blocks(weights, self._design[rows], self._features[:, rows], self._targets[:, rows])
-                self._gradient(flat_weights, flat_grad, blocks)
+                add_gradients(self.objective, weights, self._blocks(state.step), grad)
             for group, own_grad, own_weight in views:
                 group.step(own_grad)
                 group.write(own_weight)
@@ -196,38 +168,25 @@ class Engine:
             state.step += 1
         return trace
 
-    @staticmethod
-    def _blocks(weights: Tensor, design: Tensor, features: Tensor, targets: Tensor) -> list[_Block]:
-        """The rows of the data in blocks whose predictions are small enough to stay in the cache."""
-        live, k, _ = weights.shape
-        size = max(256, BLOCK_BYTES // (live * k * weights.element_size()))
-        parts = (torch.split(design, size), torch.split(features, size, dim=1), torch.split(targets, size, dim=1))
-        return [_Block(*part) for part in zip(*parts, strict=True)]
-
-    def _gradient(self, weights: Tensor, grad: Tensor, blocks: Sequence[_Block]) -> None:
-        """The gradients at ``weights``, shape (runs k, d + e), into ``grad``, shape (runs k, d)."""
-        scale = 1.0 / sum(len(block.design) for block in blocks)
-        for i, block in enumerate(blocks):
-            predictions = matmul_transposed(weights, block.design)
-            by_run = predictions.view(-1, self.problem.k, len(block.design))
-            self.objective.derivative_(by_run, block.targets)
-            part = matmul_transposed(predictions, block.features)
-            if i == 0:
-                torch.mul(part, scale, out=grad)
-            else:
-                grad.add_(part, alpha=scale)
+    def _blocks(self, step: int) -> Iterable[RowBlock]:
+        """The rows of a step."""
+        if self.settings.batch_size is None:
+            return self._examples.blocks()
+        return [self._examples.batch(self._batch(step))]
 
     def _batch(self, step: int) -> Tensor:
         """Rows of the step's minibatch: a function of the seed and the step alone."""
         size = self.settings.batch_size or self.problem.m
         per_epoch = self.problem.m // size  # what is left over of an epoch is skipped
         epoch, position = divmod(step, per_epoch)
-        order = np.random.default_rng([self.settings.batch_seed, epoch]).permutation(self.problem.m)
-        return torch.from_numpy(order[position * size : (position + 1) * size])
+        if self._order[0] != epoch:
+            generator = np.random.default_rng([self.settings.batch_seed, epoch])
+            self._order = (epoch, generator.permutation(self.problem.m))
+        return torch.from_numpy(self._order[1][position * size : (position + 1) * size])
 
     def _notice_divergence(self, state: SweepState, trace: Tensor, first: int) -> None:
         index = torch.cat([group.index for group in state.groups]).numpy()
-        bad = ~torch.isfinite(trace).numpy()
+        bad = ~to_numpy(torch.isfinite(trace))
         diverged = bad.any(axis=0)
         finite_steps = np.where(diverged, bad.argmax(axis=0), len(bad))
         known = state.diverged_at[index] >= 0
@@ -249,16 +208,17 @@ class Engine:
         """The live runs' losses at this step, in float64, over runs in blocks that bound the memory."""
         if not state.groups:
             return
-        design, constants, targets = self._exact
         column = -(-state.step // self.settings.record_every)
         index = torch.cat([group.index for group in state.groups]).numpy()
-        block = max(1, BLOCK_BYTES // (8 * design.shape[0] * self.problem.k))
-        losses = []
-        for part in torch.split(weights[:, :, : self.problem.d], block):
-            exact = torch.cat([part.double(), constants.expand(len(part), -1, -1)], dim=2)
-            predictions = (exact.view(-1, exact.shape[2]) @ design.t()).view(len(part), self.problem.k, -1)
-            losses.append(self.objective.total(predictions, targets) / self.problem.m)
-        state.loss[index, column] = torch.cat(losses).numpy()
+        own, constants = weights[:, :, : self.problem.d], self._examples.exact_constants
+        total = constants.new_zeros(len(own))
+        for design, targets in self._examples.exact():
+            size = max(1, RECORD_BYTES // (8 * len(design) * self.problem.k))
+            for part, sums in zip(torch.split(own, size), torch.split(total, size), strict=True):
+                exact = torch.cat([part.double(), constants.expand(len(part), -1, -1)], dim=2)
+                predictions = (exact.view(-1, exact.shape[2]) @ design.t()).view(len(part), self.problem.k, -1)
+                sums.add_(self.objective.total(predictions, targets))
+        state.loss[index, column] = to_numpy(total / self.problem.m)
 
 
 def _rows(state: SweepState) -> list[tuple[Group, slice]]:

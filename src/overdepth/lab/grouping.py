@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from overdepth.lab.adaptive import AdaptiveMatrixChain, AdaptiveScalarChain
 from overdepth.lab.groups import EndToEnd, Group, MatrixChain, ScalarChain
 from overdepth.lab.run import Run
 
-_CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Sequence[Sequence[Tensor]]], Group]] = {
+_CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Iterable[list[Tensor]], torch.dtype], Group]] = {
     ("scalar", True): ScalarChain,
     ("scalar", False): AdaptiveScalarChain,
     ("matrix", True): MatrixChain,
@@ -20,8 +20,11 @@ _CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Sequence[Sequen
 }
 
 
-def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list[Group]:
-    """Sorts runs into as few groups as their architectures allow, each with its initial factors."""
+def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype, device: torch.device) -> list[Group]:
+    """Sorts runs into as few groups as their architectures allow, each with its initial factors.
+
+    These are drawn on the CPU, so that runs start alike on every device.
+    """
     members: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
         members.setdefault(architecture(run, k, d), []).append(i)
@@ -29,12 +32,13 @@ def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype) -> list
     for (kind, *_), rows in members.items():
         index = torch.tensor(rows)
         chosen = [runs[i] for i in rows]
-        starts = [run.start(k, d) for run in chosen]
-        factors = [[f.to(dtype) for f in start] for start in starts]
+        starts = (run.start(k, d) for run in chosen)  # one by one: those of all runs in float64 may be large
         if kind == "end_to_end":
-            groups.append(EndToEnd(index, chosen, [product(start).to(dtype) for start in starts]))
+            group: Group = EndToEnd(index, chosen, map(product, starts), dtype)
         else:
-            groups.append(_CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, factors))
+            group = _CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, starts, dtype)
+        group.to(device)
+        groups.append(group)
     return groups
 
 

@@ -8,7 +8,7 @@ them, and turns the gradients at these weights into one step of every run. Row r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Group(ABC):
     """Runs that share their architecture and method."""
 
     tensors: tuple[str, ...]  # names of the attributes that hold one row a run
-    index: Tensor  # (runs,), rows of the sweep's table
+    index: Tensor  # (runs,), rows of the sweep's table, on the CPU
 
     @abstractmethod
     def write(self, out: Tensor) -> None:
@@ -34,17 +34,32 @@ class Group(ABC):
 
     def keep(self, rows: Tensor) -> None:
         """Drops all runs but those at ``rows``."""
-        for name in ("index", *self.tensors):
+        self.index = self.index[rows]
+        rows = rows.to(self.device)
+        for name in self.tensors:
             setattr(self, name, getattr(self, name)[rows].contiguous())
 
     def state(self) -> dict[str, Tensor]:
-        """The group's tensors by name, one row a run."""
-        return {name: getattr(self, name) for name in ("index", *self.tensors)}
+        """The group's tensors by name, one row a run, on the CPU, wherever the group is."""
+        return {"index": self.index, **{name: getattr(self, name).cpu() for name in self.tensors}}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over tensors that :meth:`state` gave."""
-        for name in ("index", *self.tensors):
-            setattr(self, name, state[name].clone())
+        """Takes over tensors that :meth:`state` gave, and copies them to the group's device."""
+        self.index = state["index"].clone()
+        device = self.device
+        for name in self.tensors:
+            setattr(self, name, state[name].to(device, copy=True))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the group's tensors are; ``index`` is on the CPU always."""
+        device: torch.device = getattr(self, self.tensors[0]).device
+        return device
+
+    def to(self, device: torch.device) -> None:
+        """Moves the group's tensors."""
+        for name in self.tensors:
+            setattr(self, name, getattr(self, name).to(device))
 
 
 class ScalarChain(Group):
@@ -56,23 +71,29 @@ class ScalarChain(Group):
 
     tensors: tuple[str, ...] = ("vector", "scalars", "padding", "lr", "decay")
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = factors[0][0].dtype
-        extra = max(len(f) for f in factors) - 1
-        self.vector = torch.stack([f[0][0] for f in factors])
+        extra = max(int(run.depth) for run in runs) - 1
         self.scalars = torch.ones(len(runs), extra, dtype=dtype)
         self.padding = torch.ones(len(runs), extra, dtype=torch.bool)
         self.lr = column([run.lr for run in runs], dtype)
         self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)
-        for r, chain in enumerate(factors):
-            for j, factor in enumerate(chain[1:]):
+        for r, (first, *others) in enumerate(starts):
+            if r == 0:
+                self.vector = torch.empty(len(runs), first.shape[1], dtype=dtype)
+            self.vector[r] = first[0]
+            for j, factor in enumerate(others):
                 self.scalars[r, j] = factor[0, 0]
                 self.padding[r, j] = False
         self._has_decay = any(run.weight_decay for run in runs)
-        others = [[i for i in range(extra) if i != j] for j in range(extra)]
-        self._others = torch.tensor(others, dtype=torch.long).reshape(extra, max(extra - 1, 0))
+        rest = [[i for i in range(extra) if i != j] for j in range(extra)]
+        self._others = torch.tensor(rest, dtype=torch.long).reshape(extra, max(extra - 1, 0))
         self._scale = torch.empty(0, dtype=dtype)
+
+    @override
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._others = self._others.to(device)
 
     @override
     def write(self, out: Tensor) -> None:
@@ -105,14 +126,16 @@ class MatrixChain(Group):
     has k rows, so that wide hidden layers cost little where outputs are few.
     """
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = factors[0][0].dtype
-        self.depth = len(factors[0])
+        self.depth = int(runs[0].depth)
         self.tensors = ("lr", "decay", *(f"factor{j}" for j in range(self.depth)))
         self._above: list[Tensor] = []
-        for j in range(self.depth):
-            setattr(self, f"factor{j}", torch.stack([f[j] for f in factors]))
+        for r, factors in enumerate(starts):
+            for j, factor in enumerate(factors):
+                if r == 0:
+                    setattr(self, f"factor{j}", torch.empty(len(runs), *factor.shape, dtype=dtype))
+                getattr(self, f"factor{j}")[r] = factor
         self.lr = column([run.lr for run in runs], dtype)[:, :, None]
         self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)[:, :, None]
         self._has_decay = any(run.weight_decay for run in runs)
@@ -159,11 +182,10 @@ class EndToEnd(Group):
 
     tensors = ("weight", "lr", "decay", "power", "across", "along")
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], weights: Sequence[Tensor]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], weights: Iterable[Tensor], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = weights[0].dtype
         self.depth = runs[0].depth
-        self.weight = torch.stack(list(weights))
+        self.weight = torch.stack([weight.to(dtype) for weight in weights])
         self.lr = column([run.lr for run in runs], dtype)[:, :, None]
         times = [1.0 if run.depth == float("inf") else run.depth for run in runs]
         decay = [(1 - run.lr * run.weight_decay) ** n for run, n in zip(runs, times, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from overdepth.lab.problem import Array, Problem
+from overdepth.lab.rows import RowProblem
+
+DesignRows = Callable[[Array, Array], Array]
+"""From rows of X and of Y to the same rows of A."""
+
+MAX_VALUES = 1000
+"""Different target values are counted up to here when they are too many anyway."""
 
 
 class Objective(ABC):
@@ -28,8 +36,10 @@ class Objective(ABC):
     name: str
 
     @abstractmethod
-    def design(self, problem: Problem) -> tuple[Array, Array]:
-        """A, shape (m, d + e), whose first d columns meet the trained weight, and the constants, shape (k, e).
+    def design_rows(self, problem: Problem | RowProblem) -> tuple[DesignRows, Array]:
+        """How rows of A, shape (rows, d + e), are made from rows of X and Y, and the constants, shape (k, e).
+
+        The first d columns of A meet the trained weight. The targets are looked through once, to check them.
 
         Raises:
             ValueError: If the problem's targets do not suit the objective.
@@ -57,8 +67,8 @@ class PowerLoss(Objective):
         self.name = f"l{p}"
 
     @override
-    def design(self, problem: Problem) -> tuple[Array, Array]:
-        return np.hstack([problem.X, problem.Y]), -np.eye(problem.k)
+    def design_rows(self, problem: Problem | RowProblem) -> tuple[DesignRows, Array]:
+        return lambda X, Y: np.hstack([X, Y]), -np.eye(problem.k)
 
     @override
     def derivative_(self, predictions: Tensor, targets: Tensor) -> None:
@@ -80,15 +90,21 @@ class Logistic(Objective):
     name = "logistic"
 
     @override
-    def design(self, problem: Problem) -> tuple[Array, Array]:
-        values = np.unique(problem.Y)
+    def design_rows(self, problem: Problem | RowProblem) -> tuple[DesignRows, Array]:
+        values = np.empty(0)
+        for _, Y in problem.row_blocks():
+            values = np.union1d(values, Y)
+            if len(values) > MAX_VALUES:
+                break
         if problem.k != 1 or len(values) != 2:
+            count = f"more than {MAX_VALUES}" if len(values) > MAX_VALUES else str(len(values))
             raise ValueError(
                 f"objective 'logistic' needs one target with two values, the problem {problem.name!r} has "
-                f"{problem.k} with {len(values)} values; use 'cross_entropy' for several classes, one column each."
+                f"{problem.k} with {count} values; use 'cross_entropy' for several classes, one column each."
             )
-        sign = 2.0 * (problem.Y > values[0]) - 1.0
-        return -sign * problem.X, np.empty((1, 0))  # predictions are negated margins: no cancellation in the tail
+        low = values[0]
+        # Predictions are negated margins: no cancellation in the tail.
+        return lambda X, Y: (1.0 - 2.0 * (Y > low)) * X, np.empty((1, 0))
 
     @override
     def derivative_(self, predictions: Tensor, targets: Tensor) -> None:
@@ -105,15 +121,17 @@ class CrossEntropy(Objective):
     name = "cross_entropy"
 
     @override
-    def design(self, problem: Problem) -> tuple[Array, Array]:
-        one_hot = np.isin(problem.Y, (0.0, 1.0)).all() and (problem.Y.sum(axis=1) == 1).all()
-        if problem.k < 2 or not one_hot:
+    def design_rows(self, problem: Problem | RowProblem) -> tuple[DesignRows, Array]:
+        one_hot = problem.k >= 2 and all(
+            np.isin(Y, (0.0, 1.0)).all() and (Y.sum(axis=1) == 1).all() for _, Y in problem.row_blocks()
+        )
+        if not one_hot:
             raise ValueError(
                 f"objective 'cross_entropy' needs at least two target columns with a single 1 in every row, the "
                 f"problem {problem.name!r} has {problem.k} column{'s' * (problem.k > 1)} of another kind; "
                 f"name one target column a class, with scaling 'none', or build Problem(X, np.eye(classes)[labels])."
             )
-        return problem.X, np.empty((problem.k, 0))
+        return lambda X, Y: X, np.empty((problem.k, 0))
 
     @override
     def derivative_(self, predictions: Tensor, targets: Tensor) -> None:

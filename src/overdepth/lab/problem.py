@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -95,6 +96,10 @@ class Problem:
         """Number of targets."""
         return int(self.Y.shape[1])
 
+    def row_blocks(self) -> Iterator[tuple[Array, Array]]:
+        """The rows of X and Y: here all at once, where the data do not fit into memory a block at a time."""
+        yield self.X, self.Y
+
     def __repr__(self) -> str:
         return f"Problem(name={self.name!r}, m={self.m}, d={self.d}, k={self.k}, scaling={self.scaling!r})"
 
@@ -105,13 +110,16 @@ def scaled(problem: Problem, scaling: str) -> Problem:
     Raises:
         ValueError: If the scaling is unknown, the problem is scaled already, or a column is constant.
     """
-    if scaling not in SCALING_MEANINGS:
-        raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALING_MEANINGS)}.")
+    check_scaling(scaling)
     if problem.scaling != "none":
         raise ValueError(f"the problem is scaled already ({problem.scaling}); load it anew to scale it differently.")
     if scaling == "none":
         return problem
-    _refuse_constant_columns(problem)
+    for kind, array, names in (
+        ("feature", problem.X, problem.feature_names),
+        ("target", problem.Y, problem.target_names),
+    ):
+        refuse_constant_columns(problem.source, kind, names, np.ptp(array, axis=0) == 0)
     X, Y = problem.X, standardised(problem.Y)
     if scaling == "minmax":
         X = (X - X.min(axis=0)) / np.ptp(X, axis=0)
@@ -150,16 +158,27 @@ def checksum(X: Array, Y: Array) -> str:
     return digest.hexdigest()
 
 
-def _refuse_constant_columns(problem: Problem) -> None:
-    for kind, array, names in (
-        ("feature", problem.X, problem.feature_names),
-        ("target", problem.Y, problem.target_names),
-    ):
-        constant = [name for name, column in zip(names, array.T, strict=True) if np.ptp(column) == 0]
-        if constant:
-            shown = ", ".join(repr(name) for name in constant[:5]) + (", ..." if len(constant) > 5 else "")
-            raise ValueError(
-                f"{problem.source}: {kind} column{'s' if len(constant) > 1 else ''} {shown} "
-                f"{'are' if len(constant) > 1 else 'is'} constant, which no scaling can standardise; "
-                f"drop {'them' if len(constant) > 1 else 'it'} from the file."
-            )
+def check_scaling(scaling: str) -> None:
+    """Checks that a scaling is one of ``SCALING_MEANINGS``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if scaling not in SCALING_MEANINGS:
+        raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(SCALING_MEANINGS)}.")
+
+
+def refuse_constant_columns(source: str, kind: str, names: Sequence[str], is_constant: NDArray[np.bool_]) -> None:
+    """Refuses columns, features or targets, that have one value only.
+
+    Raises:
+        ValueError: If there is one; it names the first five.
+    """
+    constant = [name for name, found in zip(names, is_constant, strict=True) if found]
+    if constant:
+        shown = ", ".join(repr(name) for name in constant[:5]) + (", ..." if len(constant) > 5 else "")
+        raise ValueError(
+            f"{source}: {kind} column{'s' if len(constant) > 1 else ''} {shown} "
+            f"{'are' if len(constant) > 1 else 'is'} constant, which no scaling can standardise; "
+            f"drop {'them' if len(constant) > 1 else 'it'} from the file."
+        )

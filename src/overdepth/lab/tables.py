@@ -1,4 +1,4 @@
-"""Problems from the user's own file: ``.csv``, ``.npz`` or ``.parquet`` with the target column named."""
+"""Problems from the user's own file: ``.csv``, ``.npz``, ``.npy`` or ``.parquet`` with the target column named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from overdepth.lab.npy import column_name, column_of, map_npy
 from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Problem
 
@@ -22,15 +23,7 @@ def load(path: Path, target: str | Sequence[str] | None) -> Problem:
     Raises:
         ValueError: If the file is missing, unreadable or not numeric, or the target is not named or unknown.
     """
-    try:
-        if not path.exists():
-            raise ValueError(f"{path} does not exist; check the path.")
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file; give the path of a {', '.join(READERS)} file.")
-        with path.open("rb"):
-            pass  # whatever the reader complains of below is about what the file holds
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+    check_file(path)
     frame = READERS[path.suffix.lower()](path)
     if frame.shape[0] == 0 or frame.shape[1] < 2:
         raise ValueError(
@@ -38,16 +31,7 @@ def load(path: Path, target: str | Sequence[str] | None) -> Problem:
             f"cells of a .csv file are separated by commas."
         )
     columns = [str(c) for c in frame.columns]
-    shown = ", ".join(columns[:10]) + (", ..." if len(columns) > 10 else "")
-    if target is None:
-        raise ValueError(f"{path}: name the target column; the columns are {shown}.")
-    targets = [target] if isinstance(target, str) else list(target)
-    for name in targets:
-        if name not in columns:
-            raise ValueError(f"{path}: has no column {name!r}; the columns are {shown}.")
-    features = [c for c in columns if c not in targets]
-    if not features:
-        raise ValueError(f"{path}: every column is a target; leave at least one as a feature.")
+    features, targets = split_columns(path, columns, target)
     frame.columns = pd.Index(columns)
     for column in columns:
         _check_numeric(path, frame[column])
@@ -59,6 +43,44 @@ def load(path: Path, target: str | Sequence[str] | None) -> Problem:
         target_names=tuple(targets),
         source=str(path),
     )
+
+
+def check_file(path: Path) -> None:
+    """Checks that a table is there and can be opened.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    try:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; check the path.")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file; give the path of a {', '.join(READERS)} file.")
+        with path.open("rb"):
+            pass  # whatever the reader complains of below is about what the file holds
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+
+
+def split_columns(path: Path, columns: list[str], target: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The names of the features and of the targets.
+
+    Raises:
+        ValueError: If the target is not named, unknown, or all there is.
+    """
+    shown = ", ".join(columns[:10]) + (", ..." if len(columns) > 10 else "")
+    if target is None:
+        raise ValueError(f"{path}: name the target column; the columns are {shown}.")
+    targets = [target] if isinstance(target, str) else list(target)
+    if path.suffix.lower() == ".npy":
+        targets = [column_of(name, len(columns)) for name in targets]
+    for name in targets:
+        if name not in columns:
+            raise ValueError(f"{path}: has no column {name!r}; the columns are {shown}.")
+    features = [c for c in columns if c not in targets]
+    if not features:
+        raise ValueError(f"{path}: every column is a target; leave at least one as a feature.")
+    return features, targets
 
 
 def _check_numeric(path: Path, column: pd.Series[float]) -> None:
@@ -117,4 +139,14 @@ def _read_npz(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}
+def _read_npy(path: Path) -> pd.DataFrame:
+    array = map_npy(path)
+    return pd.DataFrame(array, columns=[column_name(i) for i in range(array.shape[1])])
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".parquet": _read_parquet,
+}
