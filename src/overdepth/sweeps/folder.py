@@ -162,7 +162,11 @@ class SweepFolder:
         """The pieces of a block by their names, in the order of their steps; they are not opened."""
         folder = self._block(block)
         matches = [(entry, _PIECE.fullmatch(entry.name)) for entry in folder.iterdir()] if folder.is_dir() else []
-        found = [PieceName(entry, match[1], int(match[2]), int(match[3])) for entry, match in matches if match]
+        found = [
+            PieceName(entry, match[1], int(match[2]), int(match[3]))
+            for entry, match in matches
+            if match and _is_plain(entry)
+        ]
         return sorted(found, key=lambda piece: (piece.last, piece.kind))
 
     def read(self, piece: PieceName) -> Arrays:
@@ -194,7 +198,22 @@ class SweepFolder:
     def _clear_partial(self) -> None:
         """Removes what a killed process left half written; nobody else is here while we hold the lock."""
         for path in [*self.path.glob(f".*{PARTIAL}"), *self.path.glob(f"{BLOCKS}/*/.*{PARTIAL}")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(path)
+        for path in self.path.glob(f"{BLOCKS}/*/*.piece"):
+            if not _is_plain(path):  # it would stand in the way
+                _remove(path)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path is a file itself: a link, a pipe or a device could be read without end."""
+    return path.is_file() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_ours(entry: os.PathLike[str]) -> bool:
