@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ types: $(VENV)/.installed  ## Strict types.
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed  ## Tests and docstring examples.
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(JOBS) --dist loadfile
 
 benchmark: $(VENV)/.installed  ## The speed targets, as ratios taken in one process.
 	$(BIN)/python benchmarks/sweep.py

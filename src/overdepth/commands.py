@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command, sweep_command
+from overdepth import rates_command, reproduce_command, show_command, sweep_command
 
 app = typer.Typer(
     add_completion=False,
@@ -78,6 +78,7 @@ def root(
 app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
 app.command(short_help=sweep_command.SHORT, epilog=sweep_command.EPILOG)(sweep_command.sweep)
+app.command(short_help=show_command.SHORT, epilog=show_command.EPILOG)(show_command.show)
 
 
 def _advice(arguments: Sequence[str]) -> Advice:

@@ -14,16 +14,14 @@ from typing import Annotated
 import torch
 import typer
 
-from overdepth.lab import load_problem
-from overdepth.lab.problem import Problem
 from overdepth.sweep_progress import Mode, event, shown
 from overdepth.sweeps import presets
 from overdepth.sweeps.estimate import Estimate, estimate
-from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Work, run_here
+from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Work, planned, run_here
 from overdepth.sweeps.folder import SweepFolder
 from overdepth.sweeps.identity import identity_of
 from overdepth.sweeps.on_ray import run_on_ray
-from overdepth.sweeps.plan import cut, default_block_runs
+from overdepth.sweeps.plan import default_block_runs
 from overdepth.sweeps.results import optima, write_results
 from overdepth.sweeps.sweep_file import SweepFile, parse, read
 from overdepth.sweeps.watch import Watch
@@ -76,17 +74,19 @@ def sweep(
     for name, value, least in (("--checkpoint", checkpoint, 0.0), ("--ray-cpus", ray_cpus, 1)):
         if not value >= least:
             raise ValueError(f"{name} is {value}, expected a number >= {least}.")
-    problem = load_problem(asked.data, target=list(asked.target) or None, scaling=asked.scaling)
+    if out is None and not dry_run:
+        raise ValueError("--out is missing; name a folder for the results, --out DIR.")
+    folder = SweepFolder(out or Path())
+    if not dry_run:
+        folder.check(resume=resume)
+    problem = asked.load()
     console.print(f"Data: {problem.name}, {problem.m} examples x {problem.d} features, scaling {problem.scaling}.")
-    work, block_runs = _plan(asked, problem, _bytes(memory))
+    block_runs = (folder.block_runs() if resume else None) or default_block_runs(len(asked.rows))
+    work = planned(asked, problem, block_runs)
     console.print(_summary(asked, work))
     if dry_run:
         _print_estimate(work, estimate(work), out)
         return 0
-    if out is None:
-        raise ValueError("--out is missing; name a folder for the results, --out DIR.")
-    folder = SweepFolder(out)
-    folder.check(resume=resume)
     with _terminated_as_interrupted(), folder.locked():
         folder.begin(identity_of(asked, problem, work.rows, block_runs=block_runs), text, base=base)
         optimal = optima(work)
@@ -102,7 +102,7 @@ def sweep(
     event(mode, "done", results=str(folder.results), **final.to_dict())
     console.print(
         f"{final.runs:,} runs, {final.diverged:,} diverged, {final.converged:,} converged.\n"
-        f"Results: {folder.results}. Look at them: overdepth show {out}"
+        f"Results: {folder.results}. Look at them: overdepth show {folder.path}"
     )
     return 0
 
@@ -123,13 +123,6 @@ def _sweep_file(file: str | None, out: Path | None, *, resume: bool) -> tuple[st
         return text, Path(), parse(text, name=f"preset {file}")
     asked = read(Path(file))
     return asked.text, Path(file).parent, asked
-
-
-def _plan(asked: SweepFile, problem: Problem, budget: int | None) -> tuple[Work, int]:
-    """The sweep, cut into blocks, and the largest number of runs in one."""
-    rows = [row.of(problem) for row in asked.rows]
-    block_runs = default_block_runs(len(rows))
-    return Work(problem, rows, cut(rows, problem, block_runs), asked.settings, asked.text), block_runs
 
 
 def _summary(asked: SweepFile, work: Work) -> str:

@@ -13,8 +13,8 @@ from overdepth.lab.problem import Array, Problem
 from overdepth.lab.settings import Settings
 from overdepth.sweeps.block_run import BlockRun, Progressed, recovered, store
 from overdepth.sweeps.folder import SweepFolder
-from overdepth.sweeps.plan import Block
-from overdepth.sweeps.sweep_file import Row
+from overdepth.sweeps.plan import Block, cut, default_block_runs
+from overdepth.sweeps.sweep_file import Row, SweepFile
 
 CHECKPOINT_SECONDS = 10.0
 
@@ -68,6 +68,20 @@ class Work:
         known = self.progressed(folder, block, clear=True)
         watcher.found(block, known.step, known.loss, int((known.diverged_at >= 0).sum()))
         return known
+
+
+def planned(asked: SweepFile, problem: Problem, block_runs: int | None = None) -> Work:
+    """A sweep that is ready to run.
+
+    Args:
+        asked: The sweep file.
+        problem: Its data.
+        block_runs: The largest number of runs in a block; default: as many as go well together.
+    """
+    rows = [row.of(problem) for row in asked.rows]
+    return Work(
+        problem, rows, cut(rows, problem, block_runs or default_block_runs(len(rows))), asked.settings, asked.text
+    )
 
 
 def run_here(work: Work, folder: SweepFolder, watcher: Watcher, *, seconds: float = CHECKPOINT_SECONDS) -> None:

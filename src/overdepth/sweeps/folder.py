@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from overdepth.sweeps.identity import Identity, differences, digest
+from overdepth.sweeps.identity import BLOCK_RUNS, Identity, differences, digest
 from overdepth.sweeps.piece import PARTIAL, Arrays, decode, encode, sync_folder, write_atomically
 
 IDENTITY, COPY, LOCK, BLOCKS, RESULTS, OPTIMA = (
@@ -87,17 +88,23 @@ class SweepFolder:
         """Keeps every other process out, as long as this one lives: the system releases the lock of one that died.
 
         Raises:
-            ValueError: If another process works on the folder.
-            OSError: If the folder cannot be made.
+            ValueError: If another process works on the folder, or it may not be written.
+            OSError: If the disk refuses.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.path / LOCK, blocking=False)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout:
             raise ValueError(
                 f"another process works on the sweep in {self.path}; wait for it, or name another folder with --out."
             ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"the output folder {self.path} cannot be written ({error.strerror}); name another one with --out."
+            ) from error
         try:
             yield
         finally:
@@ -137,6 +144,10 @@ class SweepFolder:
             ValueError: If that cannot be read.
         """
         return self._read_identity()["sweep"], self.copy.read_text(encoding="utf-8")
+
+    def block_runs(self) -> int | None:
+        """The largest number of runs in a block of the sweep that is here, if there is one."""
+        return int(self.identity()[0][BLOCK_RUNS]) if self.is_sweep() else None
 
     def base(self) -> Path:
         """The folder that relative paths in the sweep file begin at."""

@@ -17,6 +17,7 @@ from overdepth.lab.problem import Problem
 from overdepth.sweeps.sweep_file import Row, SweepFile
 
 Identity = dict[str, Any]
+BLOCK_RUNS = "runs of a block"
 
 
 def identity_of(file: SweepFile, problem: Problem, rows: Sequence[Row], *, block_runs: int) -> Identity:
@@ -36,7 +37,7 @@ def identity_of(file: SweepFile, problem: Problem, rows: Sequence[Row], *, block
         "scaling": problem.scaling,
         "settings": {**settings, "dtype": str(settings["dtype"]).removeprefix("torch.")},
         "runs": hashlib.sha256(described.encode()).hexdigest(),
-        "runs of a block": block_runs,
+        BLOCK_RUNS: block_runs,
         "overdepth version": __version__,
         "torch version": str(torch.__version__),
         "source code of the engine": code_digest(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,8 +123,10 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         options |= {"address": LOCAL, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
         options |= {"address": address}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(

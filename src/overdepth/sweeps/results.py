@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from overdepth.lab.optimum import Optimum, optimal_loss
 from overdepth.lab.problem import Array
 from overdepth.lab.sweeps import described
-from overdepth.sweeps.execution import Work
+from overdepth.sweeps.execution import Work, planned
 from overdepth.sweeps.folder import RESULTS, SweepFolder
 from overdepth.sweeps.piece import PARTIAL, sync_folder
+from overdepth.sweeps.sweep_file import parse
 
 ROWS_AT_ONCE = 4096
 
@@ -26,22 +27,52 @@ def optima(work: Work) -> dict[str, Optimum]:
     return {name: optimal_loss(work.problem, name) for name in dict.fromkeys(row.objective for row in work.rows)}
 
 
-def write_results(work: Work, folder: SweepFolder, optimal: dict[str, Optimum]) -> None:
+def unfinished_results(path: Path) -> xr.Dataset | None:
+    """What is known so far of a sweep that is not done; None if the folder holds no sweep.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        As :func:`overdepth.lab.sweep` returns it, with ``finished(run)``: False where steps are missing, which are NaN.
+
+    Raises:
+        ValueError: If its data are not at hand any more, or have changed.
+    """
+    folder = SweepFolder(path)
+    block_runs = folder.block_runs()
+    if block_runs is None:
+        return None
+    identity, text = folder.identity()
+    asked = parse(text, name=str(folder.copy), folder=folder.base())
+    work = planned(asked, asked.load(), block_runs)
+    folder.adopt()
+    if work.problem.checksum != identity["data checksum"]:
+        raise ValueError(f"the data {asked.data} have changed since the sweep in {path} began; put the old ones back.")
+    with tempfile.TemporaryDirectory() as name:
+        fresh = Path(name) / RESULTS
+        write_results(work, folder, optima(work), into=fresh)
+        return xr.load_dataset(fresh, engine="h5netcdf")
+
+
+def write_results(work: Work, folder: SweepFolder, optimal: dict[str, Optimum], *, into: Path | None = None) -> None:
     """Assembles ``results.nc`` from the pieces; it appears whole or not at all.
 
     Args:
         work: The sweep.
         folder: With its pieces, all or some: what is not known yet is NaN, and ``finished`` tells.
         optimal: From :func:`optima`.
+        into: The file; default: the folder's.
 
     Raises:
         OSError: If the disk refuses.
     """
+    into = into or folder.results
     steps, count = work.settings.recorded_steps, len(work.rows)
     size = 8 * count * len(steps)
     diverged_at = np.full(count, np.nan)
     finished = np.zeros(count, dtype=bool)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".results.", suffix=PARTIAL) as name:
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".results.", suffix=PARTIAL) as name:
         rows = Path(name) / "rows"
         with rows.open("wb") as file:  # HDF5 and memory maps do not survive a full disk: it is asked beforehand
             os.posix_fallocate(file.fileno(), 0, 2 * size + 1024 * count + 2**20)
@@ -58,8 +89,8 @@ def write_results(work: Work, folder: SweepFolder, optimal: dict[str, Optimum]) 
         del loss
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
-        fresh.replace(folder.results)
-    sync_folder(folder.path)
+        fresh.replace(into)
+    sync_folder(into.parent)
 
 
 def _append_loss(path: Path, loss: Array) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from overdepth.chain import product
-from overdepth.lab.datasets import DATASETS
+from overdepth.lab.datasets import DATASETS, load_problem
 from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.problem import SCALING_MEANINGS, Problem
 from overdepth.lab.run import Run
@@ -71,6 +71,14 @@ class SweepFile:
     settings: Settings
     rows: tuple[Row, ...]
     repeated: int = 0
+
+    def load(self) -> Problem:
+        """The data.
+
+        Raises:
+            ValueError, OSError, ConnectionError: As :func:`overdepth.lab.load_problem`.
+        """
+        return load_problem(self.data, target=list(self.target) or None, scaling=self.scaling)
 
 
 def parse(text: str, *, name: str = "sweep file", folder: Path | None = None) -> SweepFile:
