@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import shutil
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.sweeps.sweeping import SMALL, assert_same_results, data_file, loss, sweep, sweep_file
 
-from overdepth.sweep_command import default_block_runs as plain_block_runs
 from overdepth.sweeps import identity as identity_module
 from overdepth.sweeps.folder import SweepFolder
-from tests.sweeps.sweeping import SMALL, assert_same_results, data_file, sweep, sweep_file
 
 
 def hold(path: Path, connection: Connection) -> None:
@@ -53,7 +53,9 @@ def test_a_second_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_folder_with_a_sweep_needs_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, file = tmp_path / "out", sweep_file(tmp_path)
     assert sweep(file, "--out", out) == 0
-    assert "holds a sweep already; go on with --resume, or name another folder." in complaint(capsys, file, "--out", out)
+    assert "holds a sweep already; go on with --resume, or name another folder." in complaint(
+        capsys, file, "--out", out
+    )
 
 
 @pytest.mark.parametrize("kind", ["file", "other files", "dangling link"])
@@ -138,16 +140,22 @@ def test_another_version_is_refused(
     assert message.count("\n  ") == 1
 
 
+def test_blocks_stay_as_they_were_cut(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overdepth.sweep_command.default_block_runs", lambda runs: 7)
+    before = contents(finished[1] / "blocks")
+    assert sweep(finished[0], "--resume", "--out", finished[1]) == 0
+    assert contents(finished[1] / "blocks") == before
+
+
 def test_other_blocks_are_refused(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plain_block_runs(36) == 256
-    monkeypatch.setattr("overdepth.sweep_command.default_block_runs", lambda runs: 7)
+    monkeypatch.setattr(SweepFolder, "block_runs", lambda self: 7)
     message = complaint(capsys, finished[0], "--resume", "--out", finished[1])
     assert "\n  runs of a block: 256 in the folder, 7 now" in message
 
 
-def test_the_same_sweep_written_differently_goes_on(finished: tuple[Path, Path]) -> None:
+def test_the_same_sweep_written_differently_goes_on(finished: tuple[Path, Path], tmp_path: Path) -> None:
     text = """
         # the same
         steps = 3_00
@@ -161,10 +169,13 @@ def test_the_same_sweep_written_differently_goes_on(finished: tuple[Path, Path])
         seed = [0, 1, 1]
     """
     file = sweep_file(finished[0].parent, text, name="same.toml")
-    before = contents(finished[1])
-    assert sweep(file, "--resume", "--out", finished[1]) == 0
-    after = contents(finished[1])
-    assert {path for path in after if after[path] != before.get(path)} <= {finished[1] / "results.nc"}
+    out = tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    before = contents(out)
+    assert sweep(file, "--resume", "--out", out) == 0
+    after = contents(out)
+    assert {path for path in after if after[path] != before.get(path)} <= {out / "results.nc"}
+    np.testing.assert_array_equal(loss(out), loss(finished[1]))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +195,6 @@ def test_a_damaged_identity_is_told(content: bytes, tmp_path: Path, capsys: pyte
 def test_a_damaged_copy_of_the_sweep_file(
     content: bytes | None, finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     out = tmp_path / "out"
     shutil.copytree(finished[1], out)
     if content is None:
@@ -209,7 +218,13 @@ def test_a_start_that_was_killed_before_the_sweep_began_is_no_obstacle(
     (out / ".results.abc.partial").mkdir()
     assert sweep(finished[0], "--out", out) == 0
     assert_same_results(out, finished[1])
-    assert sorted(os.listdir(out)) == [".lock", "blocks", "identity.json", "results.nc", "sweep.toml"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
+        "blocks",
+        "identity.json",
+        "results.nc",
+        "sweep.toml",
+    ]
 
 
 def test_resume_needs_a_sweep_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,9 +235,7 @@ def test_resume_needs_a_sweep_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sweep_that_the_data_do_not_suit_leaves_no_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_that_the_data_do_not_suit_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for old, new, said in (
         ('["l2", "l4"]', '"logistic"', "logistic"),
         ("steps = 300", "steps = 300\nbatch_size = 31", "batch_size is 31, but the problem has only 30 examples"),

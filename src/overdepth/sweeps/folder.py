@@ -73,7 +73,7 @@ class SweepFolder:
         Raises:
             ValueError: If it cannot, with the remedy.
         """
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+        if (self.path.is_symlink() or self.path.exists()) and not self.path.is_dir():
             raise ValueError(f"the output path {self.path} is a file; name a folder with --out.")
         if self.is_sweep():
             if not resume:
@@ -143,11 +143,20 @@ class SweepFolder:
         Raises:
             ValueError: If that cannot be read.
         """
-        return self._read_identity()["sweep"], self.copy.read_text(encoding="utf-8")
+        try:
+            text = self.copy.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""  # only the identity decides; the text tells differences, and is missed where no file is given
+        return self._read_identity()["sweep"], text
 
     def block_runs(self) -> int | None:
         """The largest number of runs in a block of the sweep that is here, if there is one."""
-        return int(self.identity()[0][BLOCK_RUNS]) if self.is_sweep() else None
+        if not self.is_sweep():
+            return None
+        found = self._read_identity()["sweep"].get(BLOCK_RUNS)
+        if type(found) is not int or found < 1:
+            raise ValueError(f"{self.path / IDENTITY} is damaged; name another folder with --out and begin anew.")
+        return found
 
     def base(self) -> Path:
         """The folder that relative paths in the sweep file begin at."""
@@ -165,7 +174,7 @@ class SweepFolder:
                 raise TypeError
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no sweep; name the folder that overdepth sweep --out wrote.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged; name another folder with --out and begin anew.") from error
         return dict(content)
 
