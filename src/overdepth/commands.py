@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def with_ray_address(arguments: Sequence[str]) -> list[str]:
         (['sweep', '--ray', 'local', 'fig3'], ['sweep', 'fig3', '--ray', '10.0.0.1:6379'])
     """
     found: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         found.append(argument)
         if argument == "--ray" and not re.fullmatch(r"auto|local|(ray://)?[^\s/]+:\d+", following):
             found.append("local")

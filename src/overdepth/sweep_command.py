@@ -87,9 +87,9 @@ def sweep(
     if dry_run:
         _print_estimate(work, estimate(work), out)
         return 0
+    optimal = optima(work)  # before anything is written: data that do not suit an objective are found here
     with _terminated_as_interrupted(), folder.locked():
         folder.begin(identity_of(asked, problem, work.rows, block_runs=block_runs), text, base=base)
-        optimal = optima(work)
         with shown(mode) as show:
             watch = Watch(work, optimal, show)
             event(mode, "begin", **watch.snapshot().to_dict())
@@ -118,7 +118,7 @@ def _sweep_file(file: str | None, out: Path | None, *, resume: bool) -> tuple[st
         folder = SweepFolder(out)
         text, base = folder.identity()[1], folder.base()
         return text, base, parse(text, name=str(folder.copy), folder=base)
-    if file in presets.NAMES and not Path(file).exists():
+    if file in presets.NAMES and not Path(file).is_file():  # but a folder may be the preset's results
         text = presets.text_of(file)
         return text, Path(), parse(text, name=f"preset {file}")
     asked = read(Path(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from overdepth.sweeps.sweep_file import SweepFile, SweepFileError, parse, read
+from overdepth.sweeps.mistakes import SweepFileError
+from overdepth.sweeps.sweep_file import SweepFile, parse, read
 
 __all__ = ["SweepFile", "SweepFileError", "parse", "read"]

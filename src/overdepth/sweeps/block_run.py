@@ -128,11 +128,11 @@ def recovered(folder: SweepFolder, number: int, runs: int, recorded_steps: list[
     by_first = {piece.first: piece for piece in pieces if piece.kind == "loss"}
     while (piece := by_first.get(step)) is not None and (arrays := _read(folder, piece)) is not None:
         columns = [c for c, s in enumerate(recorded_steps) if (s > piece.first or step == 0) and s <= piece.last]
-        if arrays.get("loss", loss[:0]).shape != (runs, len(columns)) or piece.last <= step:
+        if not _fits(arrays, runs, len(columns)) or piece.last <= step:
             break
         loss[:, columns] = arrays["loss"]
         step = piece.last
-        diverged_at[step] = arrays["diverged_at"].astype(np.int64)
+        diverged_at[step] = arrays["diverged_at"]
     state: Arrays = {}
     if step < recorded_steps[-1]:
         states = [p for p in reversed(pieces) if p.kind == "state" and p.last in diverged_at]
@@ -144,6 +144,14 @@ def recovered(folder: SweepFolder, number: int, runs: int, recorded_steps: list[
             if piece.last > step or (piece.kind == "state" and not state):
                 piece.path.unlink(missing_ok=True)
     return Progressed(step, loss, diverged_at[step], state)
+
+
+def _fits(arrays: Arrays, runs: int, records: int) -> bool:
+    wanted = {"loss": ((runs, records), np.float64), "diverged_at": ((runs,), np.int64)}
+    return all(
+        (array := arrays.get(name)) is not None and array.shape == shape and array.dtype == dtype
+        for name, (shape, dtype) in wanted.items()
+    )
 
 
 def _read(folder: SweepFolder, piece: PieceName) -> Arrays | None:

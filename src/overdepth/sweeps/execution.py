@@ -77,7 +77,13 @@ def planned(asked: SweepFile, problem: Problem, block_runs: int | None = None) -
         asked: The sweep file.
         problem: Its data.
         block_runs: The largest number of runs in a block; default: as many as go well together.
+
+    Raises:
+        ValueError: If the minibatches are larger than the data.
     """
+    batch = asked.settings.batch_size
+    if batch is not None and batch > problem.m:
+        raise ValueError(f"batch_size is {batch}, but the problem has only {problem.m} examples; lower it.")
     rows = [row.of(problem) for row in asked.rows]
     return Work(
         problem, rows, cut(rows, problem, block_runs or default_block_runs(len(rows))), asked.settings, asked.text

@@ -73,7 +73,7 @@ class SweepFolder:
         Raises:
             ValueError: If it cannot, with the remedy.
         """
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+        if (self.path.is_symlink() or self.path.exists()) and not self.path.is_dir():
             raise ValueError(f"the output path {self.path} is a file; name a folder with --out.")
         if self.is_sweep():
             if not resume:
@@ -143,11 +143,20 @@ class SweepFolder:
         Raises:
             ValueError: If that cannot be read.
         """
-        return self._read_identity()["sweep"], self.copy.read_text(encoding="utf-8")
+        try:
+            text = self.copy.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""  # only the identity decides; the text tells differences, and is missed where no file is given
+        return self._read_identity()["sweep"], text
 
     def block_runs(self) -> int | None:
         """The largest number of runs in a block of the sweep that is here, if there is one."""
-        return int(self.identity()[0][BLOCK_RUNS]) if self.is_sweep() else None
+        if not self.is_sweep():
+            return None
+        found = self._read_identity()["sweep"].get(BLOCK_RUNS)
+        if type(found) is not int or found < 1:
+            raise ValueError(f"{self.path / IDENTITY} is damaged; name another folder with --out and begin anew.")
+        return found
 
     def base(self) -> Path:
         """The folder that relative paths in the sweep file begin at."""
@@ -165,7 +174,7 @@ class SweepFolder:
                 raise TypeError
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no sweep; name the folder that overdepth sweep --out wrote.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged; name another folder with --out and begin anew.") from error
         return dict(content)
 
@@ -173,7 +182,11 @@ class SweepFolder:
         """The pieces of a block by their names, in the order of their steps; they are not opened."""
         folder = self._block(block)
         matches = [(entry, _PIECE.fullmatch(entry.name)) for entry in folder.iterdir()] if folder.is_dir() else []
-        found = [PieceName(entry, match[1], int(match[2]), int(match[3])) for entry, match in matches if match]
+        found = [
+            PieceName(entry, match[1], int(match[2]), int(match[3]))
+            for entry, match in matches
+            if match and _is_plain(entry)
+        ]
         return sorted(found, key=lambda piece: (piece.last, piece.kind))
 
     def read(self, piece: PieceName) -> Arrays:
@@ -205,7 +218,22 @@ class SweepFolder:
     def _clear_partial(self) -> None:
         """Removes what a killed process left half written; nobody else is here while we hold the lock."""
         for path in [*self.path.glob(f".*{PARTIAL}"), *self.path.glob(f"{BLOCKS}/*/.*{PARTIAL}")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(path)
+        for path in self.path.glob(f"{BLOCKS}/*/*.piece"):
+            if not _is_plain(path):  # it would stand in the way
+                _remove(path)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path is a file itself: a link, a pipe or a device could be read without end."""
+    return path.is_file() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_ours(entry: os.PathLike[str]) -> bool:

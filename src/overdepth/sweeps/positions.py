@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +11,23 @@ from typing import Any
 Key = tuple[str | int, ...]
 """The way to a value: names, and a number for a table of an array, as ``("grid", 1, "lr")``."""
 
+_TOKEN = re.compile(
+    r"""
+      \"{3} (?: \\. | [^\\] )*? \"{3,5} | '{3} .*? '{3,5}    # strings over many lines
+    | " (?: \\. | [^"\\] )* " | ' [^']* '                 # strings
+    | \# [^\n]*                                           # comments
+    | [][{}] | \n
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""What decides where a statement of a valid document ends, and whatever could be mistaken for it."""
+
 
 def line_numbers(text: str) -> dict[Key, int]:
     r"""The line, counted from 1, on which every table and key of a valid TOML document begins.
 
-    A document is a sequence of statements, headers and assignments, each of which is a document by itself. So the
-    shortest run of lines that parses is the next statement, whatever it holds: arrays over many lines, strings with
-    brackets, dotted keys. Arrays of tables inside arrays of tables are not told apart.
+    A document is a sequence of statements, headers and assignments, each of which is a document by itself. A
+    statement ends at the first end of a line that no bracket and no string encloses.
 
     Example:
         >>> from overdepth.sweeps.positions import line_numbers
@@ -26,9 +37,9 @@ def line_numbers(text: str) -> dict[Key, int]:
     found: dict[Key, int] = {}
     table: Key = ()
     tables: dict[Key, int] = {}
-    for line, statement, values in _statements(text):
+    for line, statement, values in _statements(text.replace("\r\n", "\n")):
         if statement.lstrip().startswith("["):
-            table = _header(values)
+            table = _resolved(_header(values), tables)
             found.setdefault(table, line)
             if statement.lstrip().startswith("[["):
                 tables[table] = tables.get(table, -1) + 1
@@ -42,15 +53,30 @@ def line_numbers(text: str) -> dict[Key, int]:
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The first line, the text and the values of every statement."""
-    lines = text.splitlines()
-    first = 0
-    for last in range(len(lines)):
-        statement = "\n".join(lines[first : last + 1])
-        with contextlib.suppress(tomllib.TOMLDecodeError):
-            values = tomllib.loads(statement)
-            if values:
-                yield first + 1, statement, values
-            first = last + 1
+    begin, line, depth = 0, 1, 0
+    text += "\n"
+    for token in _TOKEN.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+        elif token[0] in "]}":
+            depth -= 1
+        elif token[0] == "\n" and depth == 0:
+            statement = text[begin : token.start()]
+            with contextlib.suppress(ValueError, RecursionError):
+                if values := tomllib.loads(statement):
+                    yield line, statement, values
+            line += statement.count("\n") + 1
+            begin = token.end()
+
+
+def _resolved(names: Key, tables: dict[Key, int]) -> Key:
+    """A header's names with the numbers of the tables that it stands in: ``[grid.lr]`` belongs to the last grid."""
+    key: Key = ()
+    for name in names[:-1]:
+        key = (*key, name)
+        if key in tables:
+            key = (*key, tables[key])
+    return (*key, *names[-1:])
 
 
 def _header(values: dict[str, Any]) -> Key:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,14 @@ from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.problem import SCALING_MEANINGS, Problem
 from overdepth.lab.run import Run
 from overdepth.lab.settings import Settings
+from overdepth.lab.tables import READERS
+from overdepth.sweeps.mistakes import SweepFileError
 from overdepth.sweeps.positions import Key, line_numbers
-from overdepth.sweeps.values import FIELDS, NORM_OF_DEPTH, checked, closest, listed
+from overdepth.sweeps.values import FIELDS, checked, closest, combinations, listed, norm_of_depth, plain, shown
 
 MOST_RUNS = 10_000_000
-MOST_SHOWN = 20
+MOST_STEPS = 10**12 - 1
+MOST_RECORDS = 1_000_000
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -80,22 +81,6 @@ class SweepFile:
         return load_problem(self.data, target=list(self.target) or None, scaling=self.scaling)
 
 
-class SweepFileError(ValueError):
-    """All mistakes of a sweep file.
-
-    Attributes:
-        mistakes: Line (None: the file as a whole) and what is wrong.
-    """
-
-    def __init__(self, name: str, mistakes: Sequence[tuple[int | None, str]]) -> None:
-        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake[0] or 0))
-        shown = [f"line {line}: {text}" if line else text for line, text in self.mistakes[:MOST_SHOWN]]
-        if len(self.mistakes) > MOST_SHOWN:
-            shown.append(f"and {len(self.mistakes) - MOST_SHOWN} more")
-        count = f"{len(self.mistakes)} mistakes" if len(self.mistakes) > 1 else "a mistake"
-        super().__init__(f"{name} has {count}:\n  " + "\n  ".join(shown))
-
-
 def parse(text: str, *, name: str = "sweep file", folder: Path | None = None) -> SweepFile:
     r"""Reads a sweep file's text.
 
@@ -116,8 +101,8 @@ def parse(text: str, *, name: str = "sweep file", folder: Path | None = None) ->
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SweepFileError(name, [(None, f"it is no TOML document: {error}.")]) from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise SweepFileError(name, [(None, f"it is no TOML document: {str(error).rstrip('.')}.")]) from None
     return _Reader(text, document, name, folder or Path()).read()
 
 
@@ -144,49 +129,88 @@ class _Reader:
     def __init__(self, text: str, document: dict[str, Any], name: str, folder: Path) -> None:
         self.text, self.document, self.name, self.folder = text, document, name, folder
         self.lines: dict[Key, int] | None = None
-        self.mistakes: list[tuple[int | None, str]] = []
+        self.mistakes: dict[tuple[int | None, str], None] = {}  # in their order, each once
 
     def read(self) -> SweepFile:
         for key in self.document:
             if key not in _KEYS:
                 self.complain(
-                    (key,), f"{key} is unknown, expected one of {', '.join(_KEYS)}{closest(key, list(_KEYS))}"
+                    (key,), f"{plain(key)} is unknown, expected one of {', '.join(_KEYS)}{closest(key, list(_KEYS))}"
                 )
         for key in ("data", "steps"):
             if key not in self.document:
-                self.mistakes.append((None, f"{key} is missing; give {_KEYS[key]}."))
+                self.note((None, f"{key} is missing; give {_KEYS[key]}."))
         if not self.document.get("grid") and not self.document.get("run"):
-            self.mistakes.append((None, "there are no runs; add a table [[grid]] of lists, or a table [[run]]."))
-        data = self.single("data", "", str)
+            self.note((None, "there are no runs; add a table [[grid]] of lists, or a table [[run]]."))
+        data = self.data()
         target = tuple(self.texts("target"))
         scaling = self.single("scaling", "standard", str)
         if scaling not in SCALING_MEANINGS:
             self.complain(("scaling",), f"scaling is {scaling!r}, expected one of {', '.join(SCALING_MEANINGS)}.")
-        if data in DATASETS and target:
+        if self.document.get("data") in DATASETS and target:
             self.complain(("target",), f"target is given, but the data set {data!r} has its own; leave target out.")
-        objectives = list(dict.fromkeys(self.texts("objective") or ["l4"]))
-        for objective in objectives:
-            self.attempt(("objective",), partial(objective_by_name, objective))
+        objectives = self.objectives()
         settings = self.settings()
         tables = [*self.tables("grid"), *self.tables("run")]
-        rows = [] if self.mistakes else self.rows(tables, objectives)
+        rows = self.rows(tables, objectives)
         if self.mistakes or settings is None:
-            raise SweepFileError(self.name, self.mistakes)
+            raise SweepFileError(self.name, list(self.mistakes))
         unique = tuple(dict.fromkeys(rows))
-        path = data if data in DATASETS else str((self.folder / Path(data).expanduser()).resolve())
-        return SweepFile(self.text, path, target, scaling, settings, unique, len(rows) - len(unique))
+        return SweepFile(self.text, data, target, scaling, settings, unique, len(rows) - len(unique))
+
+    def data(self) -> str:
+        """A data set's name, or an absolute path."""
+        data = self.single("data", "auto", str)
+        if data in DATASETS:
+            return data
+        try:
+            if Path(data).suffix.lower() not in READERS:
+                raise ValueError
+            return str((self.folder / Path(data).expanduser()).resolve())
+        except (ValueError, RuntimeError, OSError):  # no such home, a loop of links
+            endings = ", ".join(READERS)
+            self.complain(
+                ("data",),
+                f"data is {shown(data)}, expected one of {', '.join(DATASETS)}, or the path of a file that ends in "
+                f"{endings}.",
+            )
+            return ""
+
+    def objectives(self) -> list[str]:
+        found: dict[str, None] = {}
+        for name in self.texts("objective") or ["l4"]:
+            try:
+                found[objective_by_name(name).name] = None
+            except ValueError as error:
+                self.complain(("objective",), str(error))
+        return list(found)
 
     def settings(self) -> Settings | None:
         dtype = self.single("dtype", "float32", str)
         if dtype not in DTYPES:
             self.complain(("dtype",), f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
-        for name in ("steps", "record_every", "batch_size", "batch_seed"):
-            if name in self.document:
-                self.attempt((name,), partial(Settings, **{"steps": 1, name: self.document[name]}))
-        if self.mistakes:
-            return None
         numbers = {name: self.document[name] for name in _NUMBERS if name in self.document}
-        return Settings(dtype=DTYPES[dtype], **numbers)
+        before = len(self.mistakes)
+        for name, value in numbers.items():
+            try:
+                if name == "batch_seed" and isinstance(value, bool):
+                    raise ValueError(f"{name} is {value!r}, expected an integer >= 0.")
+                Settings(**{"steps": 1, name: value})
+                if name == "steps" and value > MOST_STEPS:
+                    raise ValueError(f"{name} is {value!r}, expected at most {MOST_STEPS!r}.")
+            except (ValueError, TypeError) as error:
+                self.complain((name,), str(error))
+        if len(self.mistakes) > before or dtype not in DTYPES or "steps" not in numbers:
+            return None
+        found = Settings(dtype=DTYPES[dtype], **numbers)
+        if (records := found.steps // found.record_every + 1) > MOST_RECORDS:
+            name = "record_every" if "record_every" in numbers else "steps"
+            self.complain(
+                (name,),
+                f"{name} is {getattr(found, name)}, which asks for {records:,} records with steps {found.steps:,} and "
+                f"record_every {found.record_every:,}, expected at most {MOST_RECORDS:,}; raise record_every.",
+            )
+        return found
 
     def tables(self, kind: str) -> list[tuple[Key, dict[str, list[Any]]]]:
         """The tables of a kind: for every field the values."""
@@ -201,13 +225,14 @@ class _Reader:
                 for name, values in lists.items():
                     if len(values) > 1:
                         self.complain((kind, number, name), f"{name} has {len(values)} values; lists go into [[grid]].")
-            found.append(((kind, number), lists))
+            found.append(((kind, number), {name: values for name, values in lists.items() if name in FIELDS}))
         return found
 
     def values(self, key: Key, value: Any) -> list[Any]:
         field = str(key[-1])
         if field not in FIELDS:
-            self.complain(key, f"{field} is unknown, expected one of {', '.join(FIELDS)}{closest(field, FIELDS)}")
+            name = plain(field)
+            self.complain(key, f"{name} is unknown, expected one of {', '.join(FIELDS)}{closest(field, FIELDS)}")
             return []
         found = []
         try:
@@ -225,13 +250,13 @@ class _Reader:
     def rows(self, tables: Sequence[tuple[Key, dict[str, list[Any]]]], objectives: Sequence[str]) -> list[Row]:
         count = len(objectives) * sum(math.prod(map(len, lists.values())) for _, lists in tables)
         if count > MOST_RUNS:
-            self.mistakes.append((None, f"it asks for {count:,} runs, at most {MOST_RUNS:,} fit one sweep; cut it."))
+            self.note((None, f"it asks for {count:,} runs, at most {MOST_RUNS:,} fit one sweep; cut it."))
             return []
         runs: list[tuple[Run, int]] = []
         for key, lists in tables:
             refused: dict[str, None] = {}
-            for settings in _combinations(lists):
-                depth = _norm_of_depth(settings)
+            for settings in combinations(lists):
+                depth = norm_of_depth(settings)
                 try:
                     runs.append((Run(**settings), depth))
                 except ValueError as error:
@@ -243,7 +268,7 @@ class _Reader:
     def single(self, key: str, default: str, kind: type[str]) -> str:
         value = self.document.get(key, default)
         if not isinstance(value, kind):
-            self.complain((key,), f"{key} is {value!r}, expected {_KEYS[key]}.")
+            self.complain((key,), f"{key} is {shown(value)}, expected {_KEYS[key]}.")
             return default
         return value
 
@@ -251,36 +276,19 @@ class _Reader:
         value = self.document.get(key, [])
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str) for each in values) or (key in self.document and not values):
-            self.complain((key,), f"{key} is {value!r}, expected {_KEYS[key]}.")
+            self.complain((key,), f"{key} is {shown(value)}, expected {_KEYS[key]}.")
             return []
         return values
-
-    def attempt(self, key: Key, make: Callable[[], object]) -> None:
-        try:
-            make()
-        except (ValueError, TypeError) as error:
-            self.complain(key, str(error))
 
     def complain(self, key: Key, text: str) -> None:
         if self.lines is None:
             self.lines = line_numbers(self.text)
         while key and key not in self.lines:
             key = key[:-1]
-        mistake = (self.lines.get(key), text)
-        if mistake not in self.mistakes:
-            self.mistakes.append(mistake)
+        self.note((self.lines.get(key), text))
 
-
-def _combinations(lists: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for combination in itertools.product(*lists.values()):
-        yield dict(zip(lists, combination, strict=True))
-
-
-def _norm_of_depth(settings: dict[str, Any]) -> int:
-    """Takes ``norm = "depth 1"`` out of the settings and returns the depth."""
-    if not isinstance(settings.get("norm"), str):
-        return 0
-    return int(settings.pop("norm").removeprefix(NORM_OF_DEPTH))
+    def note(self, mistake: tuple[int | None, str]) -> None:
+        self.mistakes[mistake] = None
 
 
 _NUMBERS = ("steps", "record_every", "batch_size", "batch_seed")

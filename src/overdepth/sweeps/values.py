@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from overdepth.lab.run import RUN_FIELDS, Run
 
@@ -15,17 +18,28 @@ NORM_OF_DEPTH = "depth "
 """``norm = "depth 1"``: the norm of the initial product of depth 1, which is known once the data are."""
 
 
+_REALS = ("lr", "scale", "weight_decay", "norm")
+_LONGEST = 200
+
+
 def _logspace(low: Any, high: Any, count: Any) -> list[float]:
-    # Rounded to 12 digits: 1e-3 is to be met as 1e-3, and the same on every machine.
-    return [float(f"{value:.12g}") for value in np.geomspace(float(low), float(high), _count(count))]
+    first, last = _real(low), _real(high)
+    if min(first, last) <= 0:
+        raise ValueError
+    return _rounded(np.geomspace(first, last, _count(count)))
 
 
 def _linspace(low: Any, high: Any, count: Any) -> list[float]:
-    return [float(f"{value:.12g}") for value in np.linspace(float(low), float(high), _count(count))]
+    return _rounded(np.linspace(_real(low), _real(high), _count(count)))
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    # To 12 digits: 1e-3 is to be met as 1e-3, and the same on every machine.
+    return [float(f"{value:.12g}") for value in values]
 
 
 def _range(*bounds: Any) -> list[int]:
-    if not all(isinstance(bound, int) for bound in bounds) or not 1 <= len(bounds) <= 3:
+    if not all(type(bound) is int for bound in bounds) or not 2 <= len(bounds) <= 3:
         raise ValueError
     found = range(*bounds)
     if len(found) > MOST_VALUES:
@@ -34,9 +48,15 @@ def _range(*bounds: Any) -> list[int]:
 
 
 def _count(count: Any) -> int:
-    if not isinstance(count, int) or not 1 <= count <= MOST_VALUES:
+    if type(count) is not int or not 1 <= count <= MOST_VALUES:
         raise ValueError
     return count
+
+
+def _real(number: Any) -> float:
+    if type(number) not in (int, float):
+        raise ValueError
+    return float(number)
 
 
 _SHORT: dict[str, tuple[Callable[..., Sequence[Any]], str]] = {
@@ -68,11 +88,12 @@ def listed(value: Any) -> list[Any]:
         try:
             if not isinstance(bounds, list):
                 raise TypeError
-            value = list(make(*bounds))
+            with np.errstate(all="ignore"):  # what overflows is told below
+                value = list(make(*bounds))
             if not all(math.isfinite(number) for number in value):
                 raise ValueError
         except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"has {name} = {bounds!r}, expected {wanted}.") from None
+            raise ValueError(f"has {name} = {shown(bounds)}, expected {wanted}.") from None
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ValueError("is an empty list, expected at least one value.")
@@ -87,11 +108,16 @@ def checked(field: str, value: Any) -> Any:
     """
     if field == "norm" and isinstance(value, str):
         depth = value.removeprefix(NORM_OF_DEPTH)
-        if value.startswith(NORM_OF_DEPTH) and depth.isdecimal() and int(depth) >= 1:
+        if value.startswith(NORM_OF_DEPTH) and re.fullmatch("[1-9][0-9]{0,5}", depth):
             return value
-        raise ValueError(f'is {value!r}, expected a number > 0, or "depth 1" to match the start of depth 1.')
+        raise ValueError(f'is {shown(value)}, expected a number > 0, or "depth 1" to match the start of depth 1.')
     if field == "depth" and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if field in _REALS and type(value) is int:  # 1 and 1.0 are one setting
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"is {shown(value)}, expected a finite number.") from None
     settings = {"method": "end_to_end", "lr": 1e-300} if field in ("depth", "weight_decay") else {}
     try:
         Run(**{**settings, field: value})
@@ -100,12 +126,39 @@ def checked(field: str, value: Any) -> Any:
     return value
 
 
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and not without end."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a huge number"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
 def closest(name: str, known: Sequence[str]) -> str:
     """``; did you mean lr?`` if a known name is near."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else "."
+
+
+def plain(name: str) -> str:
+    """A name as it is, or quoted where it could not be told from what is around it."""
+    return name if re.fullmatch(r"[\w-]{1,60}", name) else shown(name)
+
+
+def combinations(lists: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """All combinations of lists, the last one varying fastest."""
+    for combination in itertools.product(*lists.values()):
+        yield dict(zip(lists, combination, strict=True))
+
+
+def norm_of_depth(settings: dict[str, Any]) -> int:
+    """Takes ``norm = "depth 1"`` out of the settings and returns the depth."""
+    if not isinstance(settings.get("norm"), str):
+        return 0
+    return int(settings.pop("norm").removeprefix(NORM_OF_DEPTH))
 
 
 FIELDS = RUN_FIELDS

@@ -82,6 +82,7 @@ class Watch:
         first = self._first_gap.setdefault(block.number, gap[:, 0])
         with np.errstate(invalid="ignore"):
             self._converged[block.number] = int((gap[:, -1] <= CONVERGED * first).sum())
+        self._show(self.snapshot())
 
     def snapshot(self) -> Snapshot:
         """How things are now."""
