@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -14,14 +15,15 @@ from typing import Annotated
 import torch
 import typer
 
+from overdepth.lab.devices import available_device
 from overdepth.sweep_progress import Mode, event, shown
 from overdepth.sweeps import presets
+from overdepth.sweeps.budget import available, block_runs_within, largest_block, load, needs_row_blocks
 from overdepth.sweeps.estimate import Estimate, estimate
 from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Work, planned, run_here
 from overdepth.sweeps.folder import SweepFolder
 from overdepth.sweeps.identity import identity_of
 from overdepth.sweeps.on_ray import run_on_ray
-from overdepth.sweeps.plan import default_block_runs
 from overdepth.sweeps.results import optima, write_results
 from overdepth.sweeps.sweep_file import SweepFile, parse, read
 from overdepth.sweeps.watch import Watch
@@ -79,13 +81,17 @@ def sweep(
     folder = SweepFolder(out or Path())
     if not dry_run:
         folder.check(resume=resume)
-    problem = asked.load()
+    asked = replace(asked, settings=replace(asked.settings, device=device))
+    available_device(asked.settings.device)
+    budget, begun = available(_bytes(memory)), folder.cuts() if resume else None
+    problem = load(asked, by_rows=begun[1] if begun else needs_row_blocks(asked, budget))
     console.print(f"Data: {problem.name}, {problem.m} examples x {problem.d} features, scaling {problem.scaling}.")
-    block_runs = (folder.block_runs() if resume else None) or default_block_runs(len(asked.rows))
+    rows = [row.of(problem) for row in asked.rows]
+    block_runs = begun[0] if begun else block_runs_within(problem, rows, asked.settings, budget)
     work = planned(asked, problem, block_runs)
     console.print(_summary(asked, work))
     if dry_run:
-        _print_estimate(work, estimate(work), out)
+        _print_estimate(work, estimate(work), largest_block(problem, rows, asked.settings, block_runs), folder.path)
         return 0
     optimal = optima(work)  # before anything is written: data that do not suit an objective are found here
     with _terminated_as_interrupted(), folder.locked():
@@ -134,11 +140,12 @@ def _summary(asked: SweepFile, work: Work) -> str:
     )
 
 
-def _print_estimate(work: Work, found: Estimate, out: Path | None) -> None:
+def _print_estimate(work: Work, found: Estimate, memory: int, out: Path) -> None:
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    free = shutil.disk_usage(_existing(out or Path())).free
+    free = shutil.disk_usage(_existing(out)).free
     console.print(
         f"Time: about {_duration(found.seconds)} with {torch.get_num_threads()} threads, if no run diverges.\n"
+        f"Memory: about {_size(memory)} beyond the program, the data included.\n"
         f"Disk: about {_size(found.disk)}; {_size(free)} are free."
     )
 

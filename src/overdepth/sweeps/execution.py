@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from overdepth.lab.engine import Engine
+from overdepth.lab.memory import AnyProblem
 from overdepth.lab.objectives import objective as objective_by_name
-from overdepth.lab.problem import Array, Problem
+from overdepth.lab.problem import Array
 from overdepth.lab.settings import Settings
 from overdepth.sweeps.block_run import BlockRun, Progressed, recovered, store
 from overdepth.sweeps.folder import SweepFolder
@@ -44,7 +45,7 @@ class Work:
         text: The sweep file.
     """
 
-    problem: Problem
+    problem: AnyProblem
     rows: Sequence[Row]
     blocks: Sequence[Block]
     settings: Settings
@@ -70,7 +71,7 @@ class Work:
         return known
 
 
-def planned(asked: SweepFile, problem: Problem, block_runs: int | None = None) -> Work:
+def planned(asked: SweepFile, problem: AnyProblem, block_runs: int | None = None) -> Work:
     """A sweep that is ready to run.
 
     Args:

@@ -149,14 +149,19 @@ class SweepFolder:
             text = ""  # only the identity decides; the text tells differences, and is missed where no file is given
         return self._read_identity()["sweep"], text
 
-    def block_runs(self) -> int | None:
-        """The largest number of runs in a block of the sweep that is here, if there is one."""
+    def cuts(self) -> tuple[int, bool] | None:
+        """The largest number of runs in a block of the sweep that is here, and whether its data are read by rows.
+
+        Raises:
+            ValueError: If ``identity.json`` is damaged.
+        """
         if not self.is_sweep():
             return None
-        found = self._read_identity()["sweep"].get(BLOCK_RUNS)
-        if type(found) is not int or found < 1:
+        identity = self._read_identity()["sweep"]
+        runs = identity.get(BLOCK_RUNS)
+        if type(runs) is not int or runs < 1 or BLOCK_ROWS not in identity:
             raise ValueError(f"{self.path / IDENTITY} is damaged; name another folder with --out and begin anew.")
-        return found
+        return runs, identity[BLOCK_ROWS] is not None
 
     def base(self) -> Path:
         """The folder that relative paths in the sweep file begin at."""

@@ -13,14 +13,15 @@ import torch
 
 from overdepth._version import __version__
 from overdepth.lab.cache import code_digest
-from overdepth.lab.problem import Problem
+from overdepth.lab.memory import AnyProblem
+from overdepth.lab.rows import RowProblem
 from overdepth.sweeps.sweep_file import Row, SweepFile
 
 Identity = dict[str, Any]
-BLOCK_RUNS = "runs of a block"
+BLOCK_RUNS, BLOCK_ROWS = "runs of a block", "rows of a block"
 
 
-def identity_of(file: SweepFile, problem: Problem, rows: Sequence[Row], *, block_runs: int) -> Identity:
+def identity_of(file: SweepFile, problem: AnyProblem, rows: Sequence[Row], *, block_runs: int) -> Identity:
     """Everything that decides the numbers of a sweep, ready for JSON.
 
     Args:
@@ -38,6 +39,7 @@ def identity_of(file: SweepFile, problem: Problem, rows: Sequence[Row], *, block
         "settings": {**settings, "dtype": str(settings["dtype"]).removeprefix("torch.")},
         "runs": hashlib.sha256(described.encode()).hexdigest(),
         BLOCK_RUNS: block_runs,
+        BLOCK_ROWS: problem.block_rows if isinstance(problem, RowProblem) else None,
         "overdepth version": __version__,
         "torch version": str(torch.__version__),
         "source code of the engine": code_digest(),

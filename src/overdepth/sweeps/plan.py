@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overdepth.lab.grouping import architecture
-from overdepth.lab.problem import Problem
+from overdepth.lab.memory import AnyProblem
 from overdepth.sweeps.sweep_file import Row
 
 BLOCKS, LEAST_RUNS, MOST_RUNS = 8, 256, 2048
@@ -33,7 +33,7 @@ def default_block_runs(runs: int) -> int:
     return min(max(-(-runs // BLOCKS), LEAST_RUNS), MOST_RUNS)
 
 
-def cut(rows: Sequence[Row], problem: Problem, block_runs: int) -> list[Block]:
+def cut(rows: Sequence[Row], problem: AnyProblem, block_runs: int) -> list[Block]:
     """Blocks of one objective each; runs of one architecture stay together, so that they step together.
 
     Args:
@@ -56,5 +56,5 @@ def cut(rows: Sequence[Row], problem: Problem, block_runs: int) -> list[Block]:
     return found
 
 
-def _kind(row: Row, problem: Problem) -> tuple[object, ...]:
+def _kind(row: Row, problem: AnyProblem) -> tuple[object, ...]:
     return architecture(row.run, problem.k, problem.d)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from overdepth.lab.optimum import Optimum, optimal_loss
 from overdepth.lab.problem import Array
 from overdepth.lab.sweeps import described
+from overdepth.sweeps.budget import load
 from overdepth.sweeps.execution import Work, planned
 from overdepth.sweeps.folder import RESULTS, SweepFolder
 from overdepth.sweeps.piece import PARTIAL, sync_folder
@@ -40,12 +41,13 @@ def unfinished_results(path: Path) -> xr.Dataset | None:
         ValueError: If its data are not at hand any more, or have changed.
     """
     folder = SweepFolder(path)
-    block_runs = folder.block_runs()
-    if block_runs is None:
+    cuts = folder.cuts()
+    if cuts is None:
         return None
+    block_runs, by_rows = cuts
     identity, text = folder.identity()
     asked = parse(text, name=str(folder.copy), folder=folder.base())
-    work = planned(asked, asked.load(), block_runs)
+    work = planned(asked, load(asked, by_rows=by_rows), block_runs)
     folder.adopt()
     if work.problem.checksum != identity["data checksum"]:
         raise ValueError(f"the data {asked.data} have changed since the sweep in {path} began; put the old ones back.")

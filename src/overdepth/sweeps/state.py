@@ -7,6 +7,7 @@ from bisect import bisect_right
 import numpy as np
 import torch
 
+from overdepth.lab.devices import available_device
 from overdepth.lab.engine import Engine, SweepState
 from overdepth.lab.grouping import make_groups
 from overdepth.lab.problem import Array
@@ -45,7 +46,8 @@ def restored(engine: Engine, arrays: Arrays, loss: Array) -> SweepState:
     """
     try:
         step, count = int(arrays["step"]), int(arrays["groups"])
-        fresh = make_groups(engine.runs, engine.problem.k, engine.problem.d, engine.settings.dtype)
+        problem, settings = engine.problem, engine.settings
+        fresh = make_groups(engine.runs, problem.k, problem.d, settings.dtype, available_device(settings.device))
         home = {int(row): group for group in fresh for row in group.index}
         groups = []
         for number in range(count):

@@ -13,6 +13,7 @@ import torch
 
 from overdepth.chain import product
 from overdepth.lab.datasets import DATASETS, load_problem
+from overdepth.lab.memory import AnyProblem
 from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.problem import SCALING_MEANINGS, Problem
 from overdepth.lab.run import Run
@@ -42,7 +43,7 @@ class Row:
     run: Run
     norm_of_depth: int = 0
 
-    def of(self, problem: Problem) -> Row:
+    def of(self, problem: AnyProblem) -> Row:
         """The row with its norm as a number."""
         if not self.norm_of_depth:
             return self
