@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command
+from overdepth import explore_command, rates_command, reproduce_command
 
 app = typer.Typer(
     add_completion=False,
@@ -63,6 +63,7 @@ def root(
 
 app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
+app.command(short_help=explore_command.SHORT, epilog=explore_command.EPILOG)(explore_command.explore)
 
 
 def _complain(message: str, status: int) -> int:
