@@ -17,10 +17,11 @@ def _():
     import marimo as mo
 
     from overdepth.explorer.controls import Choice, Slider, read, write
+    from overdepth.explorer.drawing import PLOTLY
     from overdepth.explorer.page import body
     from overdepth.explorer.views import VIEWS
 
-    return Choice, Slider, VIEWS, body, mo, read, write
+    return Choice, PLOTLY, Slider, VIEWS, body, mo, read, write
 
 
 @app.cell
@@ -73,15 +74,15 @@ def _(dials, element, kept, mo, read, view):
 
 
 @app.cell
-def _(body, dials, mo, more, unknown, view, wrong):
+def _(PLOTLY, body, dials, mo, more, unknown, view, wrong):
     _wrong = [*unknown, *wrong]
     try:
         _shown = view.show({**dials.value, **more.value})
-        _text, _pictures = _shown.text, [(_p.caption, mo.as_html(_p.figure).text) for _p in _shown.pictures]
+        _text, _pictures = _shown.text, [(_p.caption, mo.ui.plotly(_p.figure, config=PLOTLY).text) for _p in _shown.pictures]
     except ValueError as _error:
         _text, _pictures = "", []
         _wrong.append(str(_error))
-    _controls = [str(_element) for _group in (dials, more) for _element in _group.elements.values()]
+    _controls = [_element.text for _group in (dials, more) for _element in _group.elements.values()]
     mo.Html(body(_controls, view.says, _text, _pictures, _wrong))
     return
 

@@ -11,6 +11,8 @@ from overdepth.paper.item import Picture
 from overdepth.paper.picture import COLORS
 
 HEIGHT = 420
+PLOTLY = {"displayModeBar": False, "responsive": True, "displaylogo": False}
+"""Of Plotly in the page: a lecture needs no buttons, and figures follow the window's size."""
 INK = "#5f6b7a"
 """Of marks that belong to no curve; legible on white and on black."""
 

@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
 APP = Path(__file__).with_name("app.py")
+OWN_SOURCES = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:; "
+    "frame-ancestors 'self'"
+)
+"""What the browser is told that pages may load: nothing from anywhere else."""
+OWN_SCRIPTS = """<script>{
+  const { get, set, ...rest } = Object.getOwnPropertyDescriptor(HTMLScriptElement.prototype, "src");
+  Object.defineProperty(HTMLScriptElement.prototype, "src", {
+    ...rest, get, set(url) { if (new URL(url, location.href).origin === location.origin) set.call(this, url); },
+  });
+}</script>"""
+"""Before all other scripts: marimo's figures ask for a typesetter on the web, which none of ours needs."""
 _OWN_NAMES = {HOST, "localhost"}
 _LAST_WORDS_S = 1  # how long open pages may take to hear that the server goes
 
@@ -38,7 +50,19 @@ class OwnPagesOnly:
                 await send({"type": "http.response.start", "status": 403, "headers": []})
                 await send({"type": "http.response.body", "body": b"This server answers its own pages alone.\n"})
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, _restricting(send))
+
+
+def _restricting(send: Send) -> Send:
+    """Answers as ``send`` does, with the browser told what the page may load."""
+
+    async def restricted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            policy = (b"content-security-policy", OWN_SOURCES.encode())
+            message = {**message, "headers": [*message.get("headers", []), policy]}
+        await send(message)
+
+    return restricted
 
 
 def is_own(headers: list[tuple[bytes, bytes]]) -> bool:
@@ -97,7 +121,14 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
             f"pip install 'overdepth[explore]'.",
             name=error.name,
         ) from error
-    asgi: Any = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(APP)).build()
+    served: list[Any] = []  # marimo's app for the file, which its builder keeps to itself
+
+    def noted(app: Any) -> Any:
+        served.append(app)
+        return app
+
+    builder = marimo.create_asgi_app(quiet=True, html_head=OWN_SCRIPTS)
+    asgi = builder.with_app(path="", root=str(APP), middleware=[noted]).build()
     config = uvicorn.Config(
         OwnPagesOnly(asgi), log_level="warning", timeout_graceful_shutdown=_LAST_WORDS_S, lifespan="off"
     )
@@ -106,6 +137,11 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             started()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets=sockets)
+            for app in served:  # open pages have threads that would keep the process
+                await app.state.session_manager.shutdown()
 
     Server(config).run(sockets=[listener])
 
