@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Entry:
 
     def __str__(self) -> str:
         """As BibTeX reads it."""
-        lines = ",\n".join(f"  {name:<9} = {{{value}}}" for name, value in self.fields.items())
+        lines = ",\n".join(f"  {name:<13} = {{{value}}}" for name, value in self.fields.items())
         return f"@{self.kind}{{{self.key},\n{lines}\n}}"
 
 
@@ -240,7 +240,7 @@ def cite(*names: str) -> Citation:
         ('overdepth', 'arora2018optimization', 'min2023convergence', 'jacot2018neural')
         >>> print(od.cite("Factored"))
         @software{overdepth,
-          title     = {{overdepth: linear over-parameterization for PyTorch}},
+          title         = {{overdepth: linear over-parameterization for PyTorch}},
         ...
     """
     if not names:

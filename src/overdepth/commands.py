@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import explore_command, rates_command, reproduce_command
+from overdepth import doctor_command, explore_command, rates_command, reproduce_command
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Linear over-parameterization: train a weight matrix as a product of matrices.",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+KEPT = {"rates": "nothing was written", "explore": "the explorer is closed", "doctor": "nothing was changed"}
+"""What an interrupt leaves, by command, where that is not the finished work."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         less = "a shorter --time or a smaller chain" if given[:1] == ["rates"] else "fewer seeds or steps"
         return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        kept = (
-            "nothing was written"
-            if given[:1] == ["rates"]
-            else "finished items and sweeps are kept; run it again to go on"
-        )
+        kept = KEPT.get(given[0] if given else "", "finished items and sweeps are kept; run it again to go on")
         return _complain(f"interrupted; {kept}.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 
@@ -64,6 +61,7 @@ def root(
 app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
 app.command(short_help=explore_command.SHORT, epilog=explore_command.EPILOG)(explore_command.explore)
+app.command(short_help=doctor_command.SHORT, epilog=doctor_command.EPILOG)(doctor_command.doctor)
 
 
 def _complain(message: str, status: int) -> int:

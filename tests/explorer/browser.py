@@ -138,7 +138,7 @@ def _target(port: int) -> str:
 
     end = time.monotonic() + PATIENCE_S
     while True:
-        with urlopen(f"http://127.0.0.1:{port}/json") as answer:  # noqa: S310 - our own browser
+        with urlopen(f"http://127.0.0.1:{port}/json") as answer:
             pages = [target for target in json.load(answer) if target["type"] == "page"]
         if pages:
             return str(pages[0]["webSocketDebuggerUrl"])

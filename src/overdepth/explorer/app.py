@@ -37,8 +37,8 @@ def _(VIEWS, mo):
 
 @app.cell
 def _(VIEWS, first, mo):
-    tabs = mo.ui.tabs({_view.title: mo.Html("") for _view in VIEWS.values()}, value=VIEWS[first].title)
-    tabs
+    tabs = mo.ui.radio([_view.title for _view in VIEWS.values()], value=VIEWS[first].title, inline=True)
+    mo.Html(f'<div class="od-tabs">{tabs.text}</div>')
     return (tabs,)
 
 
@@ -51,7 +51,9 @@ def _(Choice, Slider, mo):
             return mo.ui.slider(steps=steps, value=value, label=control.label, show_value=True, full_width=True)
         if isinstance(control, Choice):
             shown = {label: key for key, label in control.options.items()}
-            return mo.ui.dropdown(shown, value=control.options[value], label=control.label, allow_select_none=False)
+            return mo.ui.dropdown(
+                shown, value=control.options[value], label=control.label, allow_select_none=False, full_width=True
+            )
         return mo.ui.text(value=value, label=control.label, placeholder=control.placeholder, full_width=True)
 
     return (element,)
@@ -78,7 +80,10 @@ def _(PLOTLY, body, dials, mo, more, unknown, view, wrong):
     _wrong = [*unknown, *wrong]
     try:
         _shown = view.show({**dials.value, **more.value})
-        _text, _pictures = _shown.text, [(_p.caption, mo.ui.plotly(_p.figure, config=PLOTLY).text) for _p in _shown.pictures]
+        _text, _pictures = (
+            _shown.text,
+            [(_p.title, _p.caption, mo.ui.plotly(_p.figure, config=PLOTLY).text) for _p in _shown.pictures],
+        )
     except ValueError as _error:
         _text, _pictures = "", []
         _wrong.append(str(_error))

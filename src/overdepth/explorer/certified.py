@@ -1,8 +1,8 @@
 """The view of rates: the imbalance between the layers is a dial of the rate that is proved.
 
-Two modes, depth N, the loss ||W - W*||_F^2 / 2 with W* = diag(sigma_1, sigma_2) and the start f W*. Every layer's square
-exceeds the one before by the imbalance, on every mode: the transfer operator's smallest eigenvalue is then that of the
-smaller mode, alpha = p'(x*) at p(x*) = margin^2, exactly.
+Two modes, depth N, the loss ||W - W*||_F^2 / 2 with W* = diag(sigma_1, sigma_2) and the start f W*. The square of every
+layer exceeds that of the one before by the imbalance, on both modes: the transfer operator's smallest eigenvalue is then
+that of the smaller mode, and at least alpha = p'(x*) with p(x*) = margin^2.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import plotly.graph_objects as go
 import torch
 
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
-from overdepth.explorer.drawing import INK, Shown, figure
+from overdepth.explorer.drawing import INK, Picture, Shown, figure, fit_decades
 from overdepth.explorer.mode_times import mode_path, offsets, rate
 from overdepth.lab.problem import Array
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.balancing import factors_with_imbalance
 from overdepth.theory.certificate import Certificate, certify
@@ -30,10 +29,10 @@ FALL = 1e-10
 
 CONTROLS: tuple[Control, ...] = (
     Slider("depth", "depth N", DEPTHS, 2),
-    Slider("imbalance", "imbalance between neighbouring layers", IMBALANCES, 2),
+    Slider("imbalance", "imbalance between layers", IMBALANCES, 2),
     Slider("fraction", "start, over the target", (*decades(-3, -1), *evenly(0.15, 0.95, 0.05), 1.05, 1.1, 1.2), 0.01),
-    Slider("sigma1", "larger singular value of the target", evenly(1, 3, 0.1), 2),
-    Slider("sigma2", "smaller one", evenly(0.2, 1, 0.1), 1),
+    Slider("sigma1", "larger singular value", evenly(1, 3, 0.1), 2),
+    Slider("sigma2", "smaller singular value", evenly(0.2, 1, 0.1), 1),
 )
 
 
@@ -44,11 +43,13 @@ def show(values: Values) -> Shown:
     found = certificate(depth, imbalance, fraction, sigma)
     pictures = [
         Picture(
-            "Rates by the imbalance: solid what is certified for all time, dotted the smallest eigenvalue at the start "
-            "(frozen, no bound), dashed the one at the target, with which the flow ends.",
+            "Rate by imbalance",
+            "The transfer operator's smallest eigenvalue. Solid: what is certified for all time; dotted: at the start "
+            "(frozen, no bound); dashed: at the target, with which the flow ends.",
             by_imbalance(depth, imbalance, fraction, sigma),
         ),
         Picture(
+            "Loss minus optimal loss",
             "The flow's gap, what is certified of it, and the frozen prediction, which is no bound.",
             over_time(depth, imbalance, fraction, sigma),
         ),
@@ -90,25 +91,30 @@ def certificate(depth: int, imbalance: float, fraction: float, sigma: tuple[floa
 
 def by_imbalance(depth: int, imbalance: float, fraction: float, sigma: tuple[float, float]) -> go.Figure:
     """Certified, first and last rates over the imbalance, at all depths."""
-    picture = figure("Rate by imbalance", x="imbalance between neighbouring layers", y="lambda_min(T)")
+    picture = figure(x="imbalance between neighbouring layers", y="smallest eigenvalue")
     dial = np.asarray(IMBALANCES)
     for other in DEPTHS:
         width = 3.2 if other == depth else 1.2
-        curve = Curve(f"N = {other}, certified", certified_alphas(other, fraction, sigma)[None], color=other, width=width)
+        curve = Curve(
+            f"N = {other}, certified", certified_alphas(other, fraction, sigma)[None], color=other, width=width
+        )
         add_curve(picture, dial, curve)
         if other == depth:
             chains = np.stack([_chain(other, value) for value in IMBALANCES])
-            for level, label, dash in ((fraction * sigma[1], "at the start", "dot"), (sigma[1], "at the target", "dash")):
+            for level, label, dash in (
+                (fraction * sigma[1], "at the start", "dot"),
+                (sigma[1], "at the target", "dash"),
+            ):
                 values = rate(chains, np.full(len(dial), level))
                 add_curve(picture, dial, Curve(f"N = {other}, {label}", values[None], color=other, dash=dash))
     picture.add_vline(x=imbalance, line={"color": INK, "width": 2, "dash": "dot"})
-    picture.update_yaxes(range=[-2, 4.5])
+    fit_decades(picture, 1e-2, 10**4.5)
     return picture
 
 
 def over_time(depth: int, imbalance: float, fraction: float, sigma: tuple[float, float]) -> go.Figure:
     """The gap of the flow and its envelopes."""
-    picture = figure("Loss minus optimal loss", x="time", y="loss minus optimal loss")
+    picture = figure(x="time", y="loss minus optimal loss")
     found = certificate(depth, imbalance, fraction, sigma)
     times, gap = flow_gap(depth, imbalance, fraction, sigma)
     shown = torch.from_numpy(times)
@@ -122,7 +128,7 @@ def over_time(depth: int, imbalance: float, fraction: float, sigma: tuple[float,
         seen = np.where(values >= 0.3 * low, values, np.nan)
         add_curve(picture, times, Curve(label, seen[None], color=color, dash=dash, width=width))
     picture.update_xaxes(range=[0, float(times[-1])])
-    picture.update_yaxes(range=[float(np.log10(0.3 * low)), float(np.log10(3 * found.gap))])
+    fit_decades(picture, 0.3 * low, 3 * found.gap)
     return picture
 
 

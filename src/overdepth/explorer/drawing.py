@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from overdepth.lab.problem import Array
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import COLORS
 
-HEIGHT = 420
-PLOTLY = {"displayModeBar": False, "responsive": True, "displaylogo": False}
-"""Of Plotly in the page: a lecture needs no buttons, and figures follow the window's size."""
+HEIGHT = 340
+PLOTLY = {"displayModeBar": False}
+"""Of Plotly in the page: a lecture needs no buttons."""
 INK = "#5f6b7a"
 """Of marks that belong to no curve; legible on white and on black."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure between its heading and the words under it."""
+
+    title: str
+    caption: str
+    figure: go.Figure
 
 
 @dataclass(frozen=True)
@@ -23,19 +32,19 @@ class Shown:
 
     Attributes:
         text: A few sentences with the numbers, Markdown.
-        pictures: Figures with the words under them.
+        pictures: Figures with their words.
     """
 
     text: str
     pictures: list[Picture]
 
 
-def figure(title: str, *, x: str, y: str, log_x: bool = False, log_y: bool = True) -> go.Figure:
-    """Axes without a curve, the legend above the picture so that it never covers the axis.
+def figure(*, x: str, y: str, log_x: bool = False, log_y: bool = True) -> go.Figure:
+    """Axes without a curve, the legend above them, where there is room for as many lines as it needs.
 
     The report's figures come with a template of Plotly's, which takes twenty times as long to build as all the rest.
     """
-    axes = {}
+    axes: dict[str, dict[str, object]] = {}
     for name, label, logarithmic in (("xaxis", x, log_x), ("yaxis", y, log_y)):
         axes[name] = {
             "title": {"text": label},
@@ -45,13 +54,14 @@ def figure(title: str, *, x: str, y: str, log_x: bool = False, log_y: bool = Tru
             "zerolinecolor": "#c3cddb",
             "automargin": True,
         }
+        if logarithmic:
+            axes[name]["dtick"] = 1
     return go.Figure(
         layout={
             "template": "none",
-            "title": {"text": title, "x": 0.01, "y": 0.98, "yanchor": "top", "font": {"size": 16}},
             "font": {"size": 14, "color": "#24313f"},
-            "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0, "font": {"size": 13}},
-            "margin": {"l": 65, "r": 15, "t": 95, "b": 50},
+            "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0.0, "font": {"size": 13}},
+            "margin": {"l": 60, "r": 15, "t": 10, "b": 45},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "height": HEIGHT,
@@ -60,6 +70,12 @@ def figure(title: str, *, x: str, y: str, log_x: bool = False, log_y: bool = Tru
             **axes,
         }
     )
+
+
+def fit_decades(found: go.Figure, low: float, high: float) -> None:
+    """Sets a logarithmic y axis to a range with at most eight decades between the numbers beside it."""
+    bottom, top = math.log10(low), math.log10(high)
+    found.update_yaxes(range=[bottom, top], dtick=max(1, math.ceil((top - bottom) / 8)))
 
 
 def add_mark(found: go.Figure, x: float, y: float, name: str, *, symbol: str = "star", color: int = 5) -> None:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from overdepth.explorer.controls import Control, Slider, Values, evenly
-from overdepth.explorer.drawing import INK, Shown, add_line, figure
+from overdepth.explorer.drawing import INK, Picture, Shown, add_line, figure
 from overdepth.lab.problem import Array
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.rule import end_to_end_spectrum, end_to_end_update
 
@@ -28,11 +27,11 @@ BESIDE = (1.0, 2.0, 3.0, math.inf)
 INVERSES = evenly(0, 1, 0.02)
 
 CONTROLS: tuple[Control, ...] = (
-    Slider("inverse_depth", "1 / depth: from depth 1 (right) to infinite depth (left)", INVERSES, 0.5),
-    Slider("sigma1", "sigma 1", evenly(0.1, 2, 0.05), 1.4),
-    Slider("sigma2", "sigma 2", evenly(0.1, 2, 0.05), 0.5),
-    Slider("left", "angle of the outputs (degrees)", tuple(range(0, 181, 5)), 20),
-    Slider("right", "angle of the inputs (degrees)", tuple(range(0, 181, 5)), 30),
+    Slider("inverse_depth", "1 / depth (0: infinite)", INVERSES, 0.5),
+    Slider("sigma1", "σ₁", evenly(0.1, 2, 0.05), 1.4),
+    Slider("sigma2", "σ₂", evenly(0.1, 2, 0.05), 0.5),
+    Slider("left", "angle of the outputs (°)", tuple(range(0, 181, 5)), 20),
+    Slider("right", "angle of the inputs (°)", tuple(range(0, 181, 5)), 30),
 )
 
 
@@ -44,18 +43,20 @@ def show(values: Values) -> Shown:
     weight = weight_of(sigma, float(values["left"]), float(values["right"]))
     pictures = [
         Picture(
-            "Gradients of one length that stretch or shrink the weight's own directions, u1 v1^T and u2 v2^T, and what "
-            "the rule makes of them, over N: the circle becomes an ellipse with half axes sigma^(2-2/N).",
+            "In the weight's own directions",
+            "Gradients of one length that stretch or shrink the weight along u₁v₁ᵀ and u₂v₂ᵀ, and what the rule makes "
+            "of them, over N: the circle becomes an ellipse with half axes σ to the power 2 - 2/N.",
             own_plane(sigma, depth),
         ),
         Picture(
+            "The first output's row",
             "Gradients of one length that concern the first output alone, and what the rule does to that output's row. "
-            "The ellipse's axes are the right singular vectors (dotted): the directions in which the weight is large.",
+            "The ellipse's axes are the weight's right singular vectors (dotted).",
             first_output(weight, depth),
         ),
         Picture(
-            "The learning-rate multipliers of Claim 1 over N, from depth 1 (right) to infinite depth (left). The "
-            "direction across both is between: (u1 v2^T) and (u2 v1^T) share it.",
+            "Learning-rate multipliers",
+            "Claim 1's, over N, from depth 1 (right) to infinite depth (left). Across both directions it is between.",
             over_depth(sigma, inverse),
         ),
     ]
@@ -69,8 +70,8 @@ def show(values: Values) -> Shown:
 
 
 def name(depth: float) -> str:
-    """``2``, ``2.5``, ``infinite``."""
-    return "infinite" if math.isinf(depth) else f"{depth:.3g}"
+    """``2``, ``2.5``, ``∞``."""
+    return "∞" if math.isinf(depth) else f"{depth:.3g}"
 
 
 def weight_of(sigma: tuple[float, float], left: float, right: float) -> Tensor:
@@ -110,7 +111,7 @@ def ellipse_of_first_output(weight: Tensor, depth: float) -> Array:
 def own_plane(sigma: tuple[float, float], depth: float) -> go.Figure:
     """The image of the circle in the plane of u_1 v_1^T and u_2 v_2^T."""
     circle = _circle()
-    picture = figure("In the weight's own directions", x="along u1 v1^T", y="along u2 v2^T", log_y=False)
+    picture = figure(x="along u₁v₁ᵀ", y="along u₂v₂ᵀ", log_y=False)
     for other, dash, width in _drawn(depth):
         first, _, second = multipliers(sigma, other)
         _add_ellipse(picture, circle * np.array([first, second]), other, dash, width)
@@ -119,7 +120,7 @@ def own_plane(sigma: tuple[float, float], depth: float) -> go.Figure:
 
 def first_output(weight: Tensor, depth: float) -> go.Figure:
     """The image of the circle in the first output's row."""
-    picture = figure("The first output's row", x="input 1", y="input 2", log_y=False)
+    picture = figure(x="input 1", y="input 2", log_y=False)
     for other, dash, width in _drawn(depth):
         _add_ellipse(picture, ellipse_of_first_output(weight, other), other, dash, width)
     singular, rows = (part.numpy() for part in torch.linalg.svd(weight)[1:])
@@ -141,9 +142,9 @@ def first_output(weight: Tensor, depth: float) -> go.Figure:
 
 def over_depth(sigma: tuple[float, float], inverse: float) -> go.Figure:
     """The multipliers against 1 / N, the chosen depth marked."""
-    picture = figure("Learning-rate multipliers over N", x="1 / N", y="multiplier over N")
+    picture = figure(x="1 / N", y="multiplier over N", log_y=False)
     table = _table(sigma)
-    labels = ("u1 v1^T", "u1 v2^T and u2 v1^T", "u2 v2^T")
+    labels = ("u₁v₁ᵀ", "u₁v₂ᵀ and u₂v₁ᵀ", "u₂v₂ᵀ")
     for column, (label, color) in enumerate(zip(labels, (1, 3, 2), strict=True)):
         add_curve(picture, np.asarray(INVERSES), Curve(label, table[None, :, column], color=color, width=2.5))
     picture.add_vline(x=inverse, line={"color": INK, "width": 2, "dash": "dot"})
@@ -167,7 +168,7 @@ def _add_ellipse(picture: go.Figure, points: Array, depth: float, dash: str, wid
 
 def _square(picture: go.Figure, reach: float) -> go.Figure:
     """Equal scales on both axes, which do not move with the depth."""
-    picture.update_xaxes(range=[-1.08 * reach, 1.08 * reach])
+    picture.update_xaxes(range=[-1.08 * reach, 1.08 * reach], constrain="domain")
     picture.update_yaxes(range=[-1.08 * reach, 1.08 * reach], scaleanchor="x")
     return picture
 

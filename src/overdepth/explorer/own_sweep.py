@@ -9,12 +9,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from overdepth.explorer.controls import Choice, Control, Text, Values
-from overdepth.explorer.drawing import Shown, figure
+from overdepth.explorer.drawing import Picture, Shown, figure
 from overdepth.explorer.sweep_files import data_sets, read_sweep, varying
 from overdepth.lab.curves import best_run, gaps, select
-from overdepth.lab.problem import Array
 from overdepth.lab.run import RUN_FIELDS
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import Curve, add_curve, thinned
 
 AUTO = "auto"
@@ -48,7 +46,9 @@ def show(values: Values) -> Shown:
     """
     place = str(values["sweep"])
     if not place:
-        return Shown("Give the folder of a sweep or of a report above, or start with `overdepth explore --sweep DIR`.", [])
+        return Shown(
+            "Give the folder of a sweep or of a report above, or start with `overdepth explore --sweep DIR`.", []
+        )
     found = data_sets(place)
     name = str(values.get("item", ""))
     data = read_sweep(found.get(name, next(iter(found.values()))))
@@ -56,12 +56,12 @@ def show(values: Values) -> Shown:
     x = str(values["x"])
     pictures = [
         Picture(
-            f"Loss minus optimal loss by {color}, "
-            + ("of every seed the run with the lowest final loss" if best else "all runs")
+            f"Loss minus optimal loss, by {color}",
+            ("Of every seed the run with the lowest final loss" if best else "All runs")
             + ": median and range. Diverged runs are not drawn.",
             curves(data, color, best=best),
         ),
-        Picture(f"What is left of the gap at the last step, by {x}: median and range.", final(data, color, x)),
+        Picture(f"Final gap, by {x}", "What is left at the last step: median and range.", final(data, color, x)),
     ]
     return Shown(_text(data, color), pictures)
 
@@ -81,7 +81,7 @@ def color_of(data: xr.Dataset, asked: str) -> str:
 
 
 def groups(data: xr.Dataset, color: str) -> list[tuple[str, int, str, xr.Dataset]]:
-    """The runs by the field and by objective: label, index of the colour, dash, runs. At most ``MOST_GROUPS`` values."""
+    """The runs by the field and by objective: label, index of the colour, dash, runs; ``MOST_GROUPS`` values at most."""
     found = []
     objectives = sorted(set(data["objective"].values.tolist())) if "objective" in data.coords else [None]
     for index, value in enumerate(_values(data, color)[:MOST_GROUPS]):
@@ -96,7 +96,7 @@ def groups(data: xr.Dataset, color: str) -> list[tuple[str, int, str, xr.Dataset
 
 def curves(data: xr.Dataset, color: str, *, best: bool) -> go.Figure:
     """The gaps over the steps."""
-    picture = figure("Loss minus optimal loss", x="step", y="loss minus optimal loss", log_x=True)
+    picture = figure(x="step", y="loss minus optimal loss", log_x=True)
     steps = data["step"].values
     kept = thinned(steps)
     for label, index, dash, part in groups(data, color):
@@ -110,7 +110,7 @@ def curves(data: xr.Dataset, color: str, *, best: bool) -> go.Figure:
 
 def final(data: xr.Dataset, color: str, x: str) -> go.Figure:
     """The gap at the last step against a number, a line a group."""
-    picture = figure("Final gap", x=x, y="gap at the last step", log_x=x in ("lr", "scale"))
+    picture = figure(x=x, y="gap at the last step", log_x=x in ("lr", "scale"))
     for label, index, dash, part in groups(data, color):
         if x not in part.coords:
             continue
@@ -169,5 +169,3 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return "not set" if value != value else f"{value:g}"
     return str(value)
-
-

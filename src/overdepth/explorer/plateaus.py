@@ -1,4 +1,4 @@
-"""The view of modes: a deep linear network learns its target's singular values one after the other, each after a wait."""
+"""The view of modes: a deep linear network learns its target's singular values one by one, each after a wait."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
-from overdepth.explorer.drawing import Shown, add_mark, figure
+from overdepth.explorer.drawing import Picture, Shown, add_mark, figure, fit_decades
 from overdepth.explorer.mode_times import mode_path, offsets
 from overdepth.lab.problem import Array
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.hitting import escape_time
 
@@ -23,8 +22,8 @@ LEARNED = 0.9
 
 CONTROLS: tuple[Control, ...] = (
     Slider("depth", "depth N", DEPTHS, 3),
-    Slider("start", "size of every mode at the start", STARTS, 0.001),
-    Slider("largest", "largest singular value of the target", evenly(0.5, 5, 0.1), 2),
+    Slider("start", "size of all modes at the start", STARTS, 0.001),
+    Slider("largest", "largest singular value", evenly(0.5, 5, 0.1), 2),
     Slider("ratio", "each next one, over the one before", evenly(0.2, 0.95, 0.05), 0.6),
     Slider("imbalance", "imbalance between neighbouring layers", (0, *decades(-3, 0), 1.5, 2, 3), 0),
 )
@@ -37,12 +36,14 @@ def show(values: Values) -> Shown:
     learned = [time_to_learn(depth, start, target, imbalance) for target in targets]
     pictures = [
         Picture(
+            "Modes over time",
             "Every mode waits near zero, then rises: the larger its singular value, the sooner. Solid: as set; dotted: "
             "the same without imbalance.",
             modes(depth, start, targets, imbalance),
         ),
-        Picture("The loss: steps between plateaus.", loss(depth, start, targets, imbalance)),
+        Picture("Loss over time", "Steps between plateaus.", loss(depth, start, targets, imbalance)),
         Picture(
+            "How long the plateau is",
             "How long the largest mode waits to reach half its target from a balanced start, by the size of the start: "
             "a constant at depth 1, a logarithm at depth 2, a power from depth 3 on.",
             waiting(depth, start, targets[0]),
@@ -75,7 +76,7 @@ def time_to_learn(depth: int, start: float, target: float, imbalance: float) -> 
 
 def modes(depth: int, start: float, targets: list[float], imbalance: float) -> go.Figure:
     """The modes over time."""
-    picture = figure("Modes over time", x="time", y="mode", log_y=False)
+    picture = figure(x="time", y="mode", log_y=False)
     end = _end(depth, start, targets, imbalance)
     for color, target in enumerate(targets, 1):
         for dial, dash, width in _dials(depth, imbalance):
@@ -89,7 +90,7 @@ def modes(depth: int, start: float, targets: list[float], imbalance: float) -> g
 
 def loss(depth: int, start: float, targets: list[float], imbalance: float) -> go.Figure:
     """Half the squared distance of all modes from their targets."""
-    picture = figure("Loss over time", x="time", y="loss")
+    picture = figure(x="time", y="loss")
     end = _end(depth, start, targets, imbalance)
     for dial, dash, width in _dials(depth, imbalance):
         paths = [_path(depth, start, target, dial) for target in targets]
@@ -99,13 +100,13 @@ def loss(depth: int, start: float, targets: list[float], imbalance: float) -> go
         add_curve(picture, times, Curve(label, np.asarray(total)[None], color=depth, dash=dash, width=width))
     first = sum(target**2 for target in targets) / 2
     picture.update_xaxes(range=[0, end])
-    picture.update_yaxes(range=[float(np.log10(1e-4 * first)), float(np.log10(2 * first))])
+    fit_decades(picture, 1e-4 * first, 2 * first)
     return picture
 
 
 def waiting(depth: int, start: float, target: float) -> go.Figure:
     """Escape times by depth and start."""
-    picture = figure("How long the plateau is", x="size at the start", y="time to half the target", log_x=True)
+    picture = figure(x="size at the start", y="time to half the target", log_x=True)
     for other in DEPTHS:
         width = 3.2 if other == depth else 1.4
         values = np.array(_escapes(other, target))
@@ -117,9 +118,7 @@ def waiting(depth: int, start: float, target: float) -> go.Figure:
 
 @functools.lru_cache(maxsize=256)
 def _escapes(depth: int, target: float) -> tuple[float, ...]:
-    return tuple(
-        escape_time(start, target, depth).time if start < target / 2 else float("nan") for start in STARTS
-    )
+    return tuple(escape_time(start, target, depth).time if start < target / 2 else float("nan") for start in STARTS)
 
 
 @functools.lru_cache(maxsize=256)

@@ -56,7 +56,7 @@ def _read(path: Path, _: int) -> xr.Dataset:
     try:
         if path.suffix == ".zarr":
             _refuse_pickles(path)
-            data = xr.open_zarr(path).load()
+            data: xr.Dataset = xr.open_zarr(path).load()
         else:
             data = xr.load_dataset(path, engine="h5netcdf")
     except (ModuleNotFoundError, ImportError) as error:
@@ -76,7 +76,8 @@ def check_sweep(data: xr.Dataset, name: str) -> None:
     for variable, dims in NEEDED.items():
         if variable not in data or set(data[variable].dims) != set(dims):
             came = f"has dimensions {data[variable].dims}" if variable in data else "is missing"
-            raise ValueError(f"{name} is no sweep: {variable}{dims} {came}; give what od.lab.sweep returns.".replace("'", ""))
+            wanted = f"{variable}({', '.join(dims)})"
+            raise ValueError(f"{name} is no sweep: {wanted} {came}; give what od.lab.sweep returns.")
     if not data.sizes["run"] or not data.sizes["step"]:
         raise ValueError(f"{name} has {data.sizes['run']} runs and {data.sizes['step']} steps; nothing is there yet.")
 

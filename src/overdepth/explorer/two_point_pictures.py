@@ -9,10 +9,8 @@ import plotly.graph_objects as go
 import torch
 
 from overdepth.explorer.controls import Choice, Control, Slider, Values, decades, evenly
-from overdepth.explorer.drawing import INK, Shown, add_mark, figure
+from overdepth.explorer.drawing import INK, Picture, Shown, add_mark, figure, fit_decades
 from overdepth.explorer.two_points import CLOSE, STARTS, TOWARDS, Path, Setting, TwoPoints, losses, run
-from overdepth.lab.problem import Array
-from overdepth.paper.item import Picture
 from overdepth.paper.picture import Curve, add_curve, thinned
 from overdepth.paper.section7_runs import fewest_steps
 from overdepth.theory.rule_field import field_of
@@ -20,25 +18,27 @@ from overdepth.theory.rule_field import field_of
 PLAIN, RULE, NETWORK = 0, 2, 1  # colours
 ARROWS = (15, 11)
 GRID = (67, 49)
+LARGEST = 1e30
+"""Beyond it a loss is not drawn; single precision ends soon."""
 STEEP = 12.0
 """Decades of the loss that the contours tell apart."""
 
 CONTROLS: tuple[Control, ...] = (
     Slider("depth", "depth N", tuple(range(1, 9)), 2),
     Slider("p", "power p of the loss", (2, 4, 6, 8), 4),
-    Slider("y1", "large label y1", (1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300), 30),
-    Slider("y2", "small label y2", (*decades(-1, 0), 1.5, 2, 3, 5), 1),
-    Slider("eps", "start eps", decades(-4, 0), 0.01),
-    Slider("lr", "rule: learning rate, over Appendix B's", (*decades(-2, 0)[:-1], *evenly(1, 3, 0.1)), 1),
-    Slider("network_lr", "network: learning rate, over a stable one", (*decades(-2, 0)[:-1], *evenly(1, 3, 0.1)), 1),
+    Slider("y1", "large label y₁", (1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300), 30),
+    Slider("y2", "small label y₂", (*decades(-1, 0), 1.5, 2, 3, 5), 1),
+    Slider("eps", "start ε", decades(-4, 0), 0.01),
+    Slider("lr", "rule: learning rate / Appendix B's", (*decades(-2, 0)[:-1], *evenly(1, 3, 0.1)), 1),
+    Slider("network_lr", "network: learning rate / stable", (*decades(-2, 0)[:-1], *evenly(1, 3, 0.1)), 1),
     Choice(
         "init",
         "initialization",
-        {TOWARDS: "balanced, towards the labels"} | {name: name.replace("_", " ") for name in STARTS[1:]},
+        {TOWARDS: "towards the labels"} | {name: name.replace("_", " ") for name in STARTS[1:]},
         TOWARDS,
     ),
-    Slider("imbalance", "imbalance, over a balanced layer's square", (*evenly(-4, -0.5, 0.5), *evenly(0, 10, 0.5)), 0),
-    Slider("seed", "seed of what is drawn", tuple(range(10)), 0),
+    Slider("imbalance", "imbalance / balanced layer's square", (*evenly(-4, -0.5, 0.5), *evenly(0, 10, 0.5)), 0),
+    Slider("seed", "seed", tuple(range(10)), 0),
     Slider("steps", "updates", (10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000), 300),
     Choice(
         "field", "arrows", {"rule": "the rule's steps", "gradient": "plain descent's steps", "none": "none"}, "rule"
@@ -72,16 +72,18 @@ def show(values: Values) -> Shown:
     found = run(setting_of(values))
     pictures = [
         Picture(
-            "Paths over the contours of log10(loss). Arrows show directions alone, all equally long.",
+            "Paths over the loss",
+            "Over the contours of log10(loss). Arrows show directions alone, all equally long.",
             paths(found, str(values["field"])),
         ),
-        Picture("The loss over the updates.", over_time(found)),
+        Picture("Loss over time", "A line ends where both labels are fitted.", over_time(found)),
         Picture(
-            "Effective learning rates: learning rate times entry of the preconditioner. The first updates make the "
-            "weight large, and with it the rate of w2 (solid); dashed: the rate of w1. Plain descent's is constant.",
+            "Effective learning rates",
+            "Learning rate times entry of the preconditioner. The first updates make the weight large, and with it the "
+            "rate of w₂ (solid) and w₁ (dashed). Plain descent's is constant.",
             effective(found),
         ),
-        Picture(_momentum_caption(found.setting.depth), momentum(found)),
+        Picture("Parts of the network's steps", _momentum_caption(found.setting.depth), momentum(found)),
     ]
     return Shown(_text(found), pictures)
 
@@ -89,12 +91,12 @@ def show(values: Values) -> Shown:
 def paths(found: TwoPoints, field: str) -> go.Figure:
     """The runs in the plane, over the loss's contours and a field of arrows."""
     setting = found.setting
-    picture = figure("Paths over the loss", x="w1", y="w2", log_y=False)
+    picture = figure(x="w₁", y="w₂", log_y=False)
     picture.add_trace(_contours(setting.y1, setting.y2, setting.power))
     if field != "none":
         picture.add_trace(_arrows(setting, setting.depth if field == "rule" else 1))
     for path, name, color, dash, width in runs(found):
-        kept = thinned(np.arange(len(path.weights)))
+        kept = _seen(len(path.weights))
         curve = Curve(name, path.weights[None, kept, 1], color=color, dash=dash, width=width)
         add_curve(picture, path.weights[kept, 0], curve, mode="lines+markers")
         picture.data[-1].update(marker={"size": 5})
@@ -107,25 +109,28 @@ def paths(found: TwoPoints, field: str) -> go.Figure:
 
 def over_time(found: TwoPoints) -> go.Figure:
     """The losses of all runs."""
-    picture = figure("Loss over time", x="update", y="loss", log_x=True)
+    picture = figure(x="update", y="loss", log_x=True)
+    seen: list[float] = []
     for path, name, color, dash, width in runs(found):
-        kept = thinned(np.arange(len(path.weights)))
+        kept = _seen(len(path.weights))
         values = losses(path.weights[kept], found.setting)
         add_curve(picture, kept + 1.0, Curve(name, values[None], color=color, dash=dash, width=width))
+        seen += [value for value in (values.min(), values.max()) if 0 < value < LARGEST]
+    fit_decades(picture, 0.5 * min(seen), 2.0 * max(seen))
     return picture
 
 
 def effective(found: TwoPoints) -> go.Figure:
     """Learning rate times entries of the preconditioner, over the updates."""
-    picture = figure("Effective learning rates", x="update", y="effective learning rate", log_x=True)
+    picture = figure(x="update", y="effective learning rate", log_x=True)
     for path, name, color, _, _ in runs(found):
-        kept = thinned(np.arange(len(path.rates)))
+        kept = _seen(len(path.rates))
         rates = path.rates[kept]
         both = path is not found.plain and found.setting.depth > 1
-        label = f"{name}: w2" if both else name
+        label = f"{name}: w₂" if both else name
         add_curve(picture, kept + 1.0, Curve(label, rates[None, :, 1], color=color, width=2.5))
         if both:
-            add_curve(picture, kept + 1.0, Curve(f"{name}: w1", rates[None, :, 0], color=color, dash="dash", width=1.5))
+            add_curve(picture, kept + 1.0, Curve(f"{name}: w₁", rates[None, :, 0], color=color, dash="dash", width=1.5))
             picture.data[-1].showlegend = False
     return picture
 
@@ -141,7 +146,7 @@ def runs(found: TwoPoints) -> list[tuple[Path, str, int, str, float]]:
 
 def momentum(found: TwoPoints) -> go.Figure:
     """How long the parts of every step of the network are."""
-    picture = figure("Parts of the network's steps", x="update", y="length of the part", log_x=True)
+    picture = figure(x="update", y="length of the part", log_x=True)
     path = found.network
     exact = found.setting.depth == 2
     parts = [
@@ -151,9 +156,14 @@ def momentum(found: TwoPoints) -> go.Figure:
     ]
     for name, values, color, dash in parts:
         if len(values):
-            kept = thinned(np.arange(len(values)))
+            kept = _seen(len(values))
             add_curve(picture, kept + 1.0, Curve(name, values[None, kept], color=color, dash=dash, width=2.4))
     return picture
+
+
+def _seen(count: int) -> np.ndarray:
+    """Which of so many updates are drawn."""
+    return thinned(np.arange(count, dtype=np.float64))
 
 
 def _momentum_caption(depth: int) -> str:
@@ -217,7 +227,10 @@ def _window(y1: float, y2: float) -> tuple[tuple[float, float], tuple[float, flo
 
 def _text(found: TwoPoints) -> str:
     setting, plan, rule = found.setting, found.plan, found.rule
-    outcomes = f"the network {_outcome(found.network, setting)}; plain descent {_outcome(found.plain, setting)}."
+    network, plain = _outcome(found.network, setting), _outcome(found.plain, setting)
+    outcomes = f"the network {network}; plain descent {'too' if plain == network else plain}."
+    if plain == network == _unfitted(setting):
+        outcomes = f"within {setting.steps} updates neither the network nor plain descent does."
     rates = f"Learning rates: plain {found.plain_lr:.3g}, network {found.network_lr:.3g}"
     if plan is None or rule is None:
         why = (
@@ -225,23 +238,29 @@ def _text(found: TwoPoints) -> str:
             if setting.power == 2
             else "depth 1 is plain descent itself"
         )
+        if plain == network == _unfitted(setting):
+            outcomes = f"neither the network nor plain descent fits both labels within {setting.steps} updates."
         return f"{outcomes[0].upper()}{outcomes[1:]} {rates}. Appendix B does not apply: {why}."
     needed = ""
     error, tolerance = setting.y2 - float(found.plain.weights[0, 1]), CLOSE * setting.y2
     if found.plain_lr * abs(error) ** (setting.power - 2) < 1 and error > tolerance and found.plain.fitted is None:
         least = fewest_steps(error, found.plain_lr, setting.power, tolerance)
-        needed = f" Plain descent needs at least {least:,} updates for w2."
+        needed = f" Plain descent needs at least {least:,} updates for w₂."
     side = "above" if plan.converges else "below"
     return (
-        f"The end-to-end rule **{_outcome(rule, setting)}**; {outcomes}{needed} Appendix B, to first order: the rule is "
-        f"faster by **{plan.ratio:.3g}** or more; eps is {side} the threshold {plan.threshold:.2g} from which w2 "
-        f"converges. {rates}, rule {setting.lr * plan.lr_end_to_end:.3g}: the factors cannot take the rule's first step."
+        f"The end-to-end rule **{_outcome(rule, setting)}**; {outcomes}{needed} Appendix B, to first order: the rule "
+        f"is faster by **{plan.ratio:.3g}** or more; ε is {side} the threshold {plan.threshold:.2g} from which w₂ "
+        f"converges. {rates}, rule {setting.lr * plan.lr_end_to_end:.3g}: the factors cannot take its first step."
     )
 
 
 def _outcome(path: Path, setting: Setting) -> str:
     if path.fitted is not None:
-        return f"fits both labels to {CLOSE:.0%} of y2 after {path.fitted} updates"
+        return f"fits both labels to {CLOSE:.0%} of y₂ after {path.fitted} updates"
     if path.diverged:
         return f"diverges after {len(path.weights) - 1} updates"
-    return f"does not fit them within {setting.steps} updates"
+    return _unfitted(setting)
+
+
+def _unfitted(setting: Setting) -> str:
+    return f"does not fit both labels within {setting.steps} updates"

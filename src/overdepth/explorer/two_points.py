@@ -15,7 +15,6 @@ the second, along the weight, what acts as momentum.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,9 +168,9 @@ def follow_rule(weight: list[float], lr: float, setting: Setting) -> Path:
     grads = (weights - np.array([setting.y1, setting.y2])) ** (setting.power - 1)
     along = (grads * weights).sum(axis=1, keepdims=True) * weights
     along = (setting.depth - 1) * np.divide(along, norm, out=np.zeros_like(along), where=norm > 0)
-    lengths = [np.linalg.norm((scale * part)[:-1], axis=1) for part in (grads, along)]
+    adaptive, momentum = (np.linalg.norm((scale * part)[:-1], axis=1) for part in (grads, along))
     rates = scale * (1.0 + (setting.depth - 1) * inside)
-    return Path(weights, rates, found.steps, found.diverged, *lengths, dropped=np.zeros(0))
+    return Path(weights, rates, found.steps, found.diverged, adaptive, momentum, np.zeros(0))
 
 
 def start(setting: Setting) -> list[Tensor]:
@@ -248,9 +247,10 @@ def _path(rows: Array, lr: float, depth: int, fitted: int | None, diverged: bool
     count = len(rows) - 1
     if depth == 2 and count > 0:
         kept = min(count, KERNEL_STEPS)
-        tensors = (torch.from_numpy(np.ascontiguousarray(part)) for part in (v[: kept + 1], scale[: kept + 1]))
-        g = torch.from_numpy(np.ascontiguousarray(grads[:kept]))
-        parts = momentum_kernel(*tensors, g, lr).parts(g)
+        rows_of_v, numbers, g = (
+            torch.from_numpy(np.ascontiguousarray(part)) for part in (v[: kept + 1], scale[: kept + 1], grads[:kept])
+        )
+        parts = momentum_kernel(rows_of_v, numbers, g, lr).parts(g)
         adaptive, momentum, dropped = (np.linalg.norm(part.numpy(), axis=1) for part in parts)
     else:
         along = (grads * v).sum(axis=1)[:count, None] * v[:count]

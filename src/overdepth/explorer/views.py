@@ -42,7 +42,7 @@ VIEWS: dict[str, View] = {
             "points",
             "Two points",
             "Section 7 of Arora, Cohen & Hazan: two labels, one large and one small. Plain descent must take steps "
-            "small enough for the large one, and crawls towards the small one; a deeper network does not.",
+            "small enough for the large one, and crawls towards the small one. The end-to-end rule need not.",
             two_point_pictures.CONTROLS,
             two_point_pictures.show,
         ),
