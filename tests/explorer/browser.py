@@ -61,9 +61,15 @@ class Page:
 
     def open(self, url: str, *, width: int, height: int = 900) -> None:
         """Opens a page in a window of this size."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)  # fmt: skip
+        self.resize(width, height)
         self.send("Page.navigate", url=url)
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Gives the window another size; one below 600 is a phone's."""
+        mobile = width < 600
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
+        )
 
     def press(self, key: str, times: int = 1) -> None:
         """Presses a key on what has the focus."""

@@ -16,7 +16,7 @@ import torch
 
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
 from overdepth.explorer.drawing import INK, Picture, Shown, figure, fit_decades
-from overdepth.explorer.mode_times import mode_path, offsets, rate
+from overdepth.explorer.mode_times import log_error, mode_path, offsets, rate
 from overdepth.lab.problem import Array
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.balancing import factors_with_imbalance
@@ -134,15 +134,11 @@ def over_time(depth: int, imbalance: float, fraction: float, sigma: tuple[float,
 
 def flow_gap(depth: int, imbalance: float, fraction: float, sigma: tuple[float, float]) -> tuple[Array, Array]:
     """Times, until the gap has fallen by ``FALL``, and the gap of gradient flow then."""
-    paths = [mode_path(_chain(depth, imbalance), fraction * s, s, fall=1e-7) for s in sigma]
+    chain = _chain(depth, imbalance)
+    paths = [mode_path(chain, fraction * s, s, fall=1e-7) for s in sigma]
     ends = [times[-1] for times, _ in paths]
     times = np.unique(np.concatenate([*(times for times, _ in paths), np.linspace(0, max(ends), 60)]))
-    total = np.zeros(len(times))
-    for (reached, levels), s in zip(paths, sigma, strict=True):
-        logs = np.log(np.abs(s - levels))
-        slope = (logs[-1] - logs[-2]) / (reached[-1] - reached[-2])
-        beyond = logs[-1] + slope * np.maximum(times - reached[-1], 0)
-        total += np.exp(2 * np.where(times <= reached[-1], np.interp(times, reached, logs), beyond)) / 2
+    total = sum(np.exp(2 * log_error(times, chain, path, s)) / 2 for path, s in zip(paths, sigma, strict=True))
     kept = total >= FALL * total[0]
     kept[: int(np.argmin(kept)) + 1] = True  # one point beyond, where there is one
     return times[kept], total[kept]

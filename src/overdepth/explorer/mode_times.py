@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicHermiteSpline
 
 from overdepth.lab.problem import Array
 from overdepth.theory.scalar_chains import slope
@@ -73,6 +74,22 @@ def mode_path(chain: Array, start: float, target: float, *, fall: float = 1e-8) 
     falling = _integrated(-np.log(error), lambda y: 1.0 / rate(chain, target - sign * np.exp(-y)))
     times = np.concatenate([rising, rising[-1] + falling[1:]])
     return times, np.concatenate([levels, target - sign * error[1:]])
+
+
+def log_error(times: Array, chain: Array, path: tuple[Array, Array], target: float) -> Array:
+    """log |s - u| at given times, interpolated with its exact slope, -p'(x); beyond the path's end that goes on.
+
+    Args:
+        times: >= 0, shape (T,).
+        chain: The offsets of ``path``.
+        path: From :func:`mode_path`.
+        target: s.
+    """
+    reached, levels = path
+    slopes = -rate(chain, levels)
+    inside = CubicHermiteSpline(reached, np.log(np.abs(target - levels)), slopes)(np.minimum(times, reached[-1]))
+    found: Array = inside + slopes[-1] * np.maximum(times - reached[-1], 0.0)
+    return found
 
 
 def _integrated(y: Array, integrand: Callable[[Array], Array]) -> Array:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
 from overdepth.explorer.drawing import Picture, Shown, add_mark, figure, fit_decades
-from overdepth.explorer.mode_times import mode_path, offsets
+from overdepth.explorer.mode_times import log_error, mode_path, offsets
 from overdepth.lab.problem import Array
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.hitting import escape_time
@@ -95,7 +95,11 @@ def loss(depth: int, start: float, targets: list[float], imbalance: float) -> go
     for dial, dash, width in _dials(depth, imbalance):
         paths = [_path(depth, start, target, dial) for target in targets]
         times = np.unique(np.concatenate([times[times <= end] for times, _ in paths]))
-        total = sum(((target - np.interp(times, *path)) ** 2 / 2) for target, path in zip(targets, paths, strict=True))
+        total = sum(
+            np.exp(2 * log_error(times, chain(depth, dial), path, s)) / 2
+            for path, s in zip(paths, targets, strict=True)
+            if s != start
+        )
         label = "balanced" if dash == "dot" else f"N = {depth}"
         add_curve(picture, times, Curve(label, np.asarray(total)[None], color=depth, dash=dash, width=width))
     first = sum(target**2 for target in targets) / 2
@@ -123,6 +127,8 @@ def _escapes(depth: int, target: float) -> tuple[float, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _path(depth: int, start: float, target: float, imbalance: float) -> tuple[Array, Array]:
+    if start == target:  # at rest
+        return np.array([0.0, 1.0]), np.array([target, target])
     return mode_path(chain(depth, imbalance), start, target)
 
 
