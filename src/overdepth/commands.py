@@ -32,6 +32,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as end:  # Typer ends the program itself when it has shown or installed a completion
+        status = end.code
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:

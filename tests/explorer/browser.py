@@ -67,9 +67,7 @@ class Page:
     def resize(self, width: int, height: int = 900) -> None:
         """Gives the window another size; one below 600 is a phone's."""
         mobile = width < 600
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def press(self, key: str, times: int = 1) -> None:
         """Presses a key on what has the focus."""

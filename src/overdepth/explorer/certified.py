@@ -1,8 +1,8 @@
 """The view of rates: the imbalance between the layers is a dial of the rate that is proved.
 
 Two modes, depth N, the loss ||W - W*||_F^2 / 2 with W* = diag(sigma_1, sigma_2) and the start f W*. The square of every
-layer exceeds that of the one before by the imbalance, on both modes: the transfer operator's smallest eigenvalue is then
-that of the smaller mode, and at least alpha = p'(x*) with p(x*) = margin^2.
+layer exceeds that of the one before by the imbalance, on both modes: the smallest eigenvalue of the transfer operator
+is then that of the smaller mode, and at least alpha = p'(x*) with p(x*) = margin^2.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from overdepth.theory.certificate import Certificate, certify
 
 DEPTHS = (2, 3, 4, 5)
 IMBALANCES = evenly(0, 8, 0.1)
+CURVE = evenly(0, 8, 0.2)
+"""Where the curves are computed."""
 FALL = 1e-10
 """Of the gap: how far down the picture goes."""
 
@@ -69,10 +71,15 @@ def show(values: Values) -> Shown:
 
 
 def certified_alphas(depth: int, fraction: float, sigma: tuple[float, float]) -> Array:
-    """The proved alpha for every one of ``IMBALANCES``, in closed form."""
-    margin = margin_of(fraction, sigma)
-    chains = np.stack([_chain(depth, imbalance) for imbalance in IMBALANCES])
-    return rate(chains, np.full(len(chains), margin))
+    """The proved alpha for every imbalance of ``CURVE``, in closed form."""
+    return _rates(depth, margin_of(fraction, sigma))
+
+
+@functools.lru_cache(maxsize=256)
+def _rates(depth: int, level: float) -> Array:
+    """The smaller mode's transfer operator at this size for every imbalance of ``CURVE``."""
+    chains = np.stack([_chain(depth, imbalance) for imbalance in CURVE])
+    return rate(chains, np.full(len(chains), level))
 
 
 def margin_of(fraction: float, sigma: tuple[float, float]) -> float:
@@ -92,7 +99,7 @@ def certificate(depth: int, imbalance: float, fraction: float, sigma: tuple[floa
 def by_imbalance(depth: int, imbalance: float, fraction: float, sigma: tuple[float, float]) -> go.Figure:
     """Certified, first and last rates over the imbalance, at all depths."""
     picture = figure(x="imbalance between neighbouring layers", y="smallest eigenvalue")
-    dial = np.asarray(IMBALANCES)
+    dial = np.asarray(CURVE)
     for other in DEPTHS:
         width = 3.2 if other == depth else 1.2
         curve = Curve(
@@ -100,12 +107,11 @@ def by_imbalance(depth: int, imbalance: float, fraction: float, sigma: tuple[flo
         )
         add_curve(picture, dial, curve)
         if other == depth:
-            chains = np.stack([_chain(other, value) for value in IMBALANCES])
             for level, label, dash in (
                 (fraction * sigma[1], "at the start", "dot"),
                 (sigma[1], "at the target", "dash"),
             ):
-                values = rate(chains, np.full(len(dial), level))
+                values = _rates(other, level)
                 add_curve(picture, dial, Curve(f"N = {other}, {label}", values[None], color=other, dash=dash))
     picture.add_vline(x=imbalance, line={"color": INK, "width": 2, "dash": "dot"})
     fit_decades(picture, 1e-2, 10**4.5)

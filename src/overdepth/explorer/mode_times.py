@@ -77,7 +77,7 @@ def mode_path(chain: Array, start: float, target: float, *, fall: float = 1e-8) 
 
 
 def log_error(times: Array, chain: Array, path: tuple[Array, Array], target: float) -> Array:
-    """log |s - u| at given times, interpolated with its exact slope, -p'(x); beyond the path's end that goes on.
+    """Log |s - u| at given times, interpolated with its exact slope, -p'(x); beyond the path's end that goes on.
 
     Args:
         times: >= 0, shape (T,).

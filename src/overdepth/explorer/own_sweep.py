@@ -81,7 +81,7 @@ def color_of(data: xr.Dataset, asked: str) -> str:
 
 
 def groups(data: xr.Dataset, color: str) -> list[tuple[str, int, str, xr.Dataset]]:
-    """The runs by the field and by objective: label, index of the colour, dash, runs; ``MOST_GROUPS`` values at most."""
+    """The runs by field and by objective: label, index of the colour, dash, runs; at most ``MOST_GROUPS`` values."""
     found = []
     objectives = sorted(set(data["objective"].values.tolist())) if "objective" in data.coords else [None]
     for index, value in enumerate(_values(data, color)[:MOST_GROUPS]):

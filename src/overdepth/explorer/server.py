@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ OWN_SCRIPTS = """<script>{
 }</script>"""
 """Before all other scripts: marimo's figures ask for a typesetter on the web, which none of ours needs."""
 _OWN_NAMES = {HOST, "localhost"}
-_LAST_WORDS_S = 1  # how long open pages may take to hear that the server goes
+_LAST_WORDS_S = 3  # how long open pages, and then their threads, may take to hear that the server goes
 
 
 class OwnPagesOnly:
@@ -129,9 +130,7 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
 
     builder = marimo.create_asgi_app(quiet=True, html_head=OWN_SCRIPTS)
     asgi = builder.with_app(path="", root=str(APP), middleware=[noted]).build()
-    config = uvicorn.Config(
-        OwnPagesOnly(asgi), log_level="warning", timeout_graceful_shutdown=_LAST_WORDS_S, lifespan="off"
-    )
+    config = uvicorn.Config(OwnPagesOnly(asgi), log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -143,7 +142,18 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
             for app in served:  # open pages have threads that would keep the process
                 await app.state.session_manager.shutdown()
 
-    Server(config).run(sockets=[listener])
+    earlier = set(threading.enumerate())
+    try:
+        Server(config).run(sockets=[listener])
+    finally:
+        _join(earlier)
+
+
+def _join(earlier: set[threading.Thread]) -> None:
+    """Waits for the threads of open pages, which were told to stop: one that outlives the interpreter may abort it."""
+    end = time.monotonic() + _LAST_WORDS_S
+    for thread in set(threading.enumerate()) - earlier:
+        thread.join(timeout=max(0.0, end - time.monotonic()))
 
 
 def open_browser(url: str) -> None:
