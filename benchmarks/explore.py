@@ -5,7 +5,7 @@
 
 Every control of every view is moved from its default to every other value it has; nothing is cached before a value is
 met for the first time. Wall-clock and processor time are given: on a busy machine the second is what the work costs.
-The last line is one line of JSON. The aim: 100 ms a move, first picture within 5 s of the command's start, on two cores.
+The last line is JSON. The aim: 100 ms a move, the first picture within 5 s of the command's start, on two cores.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import marimo
 import pytest
 from tests.explorer.browser import CHROMIUM, Page, opened
 
 import overdepth as od
 from overdepth.cli import main
+from overdepth.explorer.app import app
 from overdepth.explorer.server import APP
 from overdepth.explorer.views import VIEWS
 
@@ -24,17 +26,24 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_T
 
 DRAWN = """document.querySelectorAll('.od-figure').length > 0 && [...document.querySelectorAll('marimo-plotly')].every(
   (plot) => plot.shadowRoot.querySelector('.main-svg'))"""
-PICTURE = """[...document.querySelectorAll('marimo-plotly')].map((plot) =>
-  [...plot.shadowRoot.querySelectorAll('.scatterlayer path.js-line')].map((line) => line.getAttribute('d'))).join('|')"""
+PICTURE = """[...document.querySelectorAll('marimo-plotly')].map((plot) => [
+  ...plot.shadowRoot.querySelectorAll('.scatterlayer path.js-line')].map((line) => line.getAttribute('d'))).join()"""
 
 TEXT = "document.querySelector('.od-text').innerText"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_runs_as_a_script(view: str) -> None:
+def test_every_view_runs_without_a_page(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(APP), f"--view={view}"])
+    outputs, defined = app.run()
+    assert defined["view"].key == view
+    assert any("od-view" in output.text for output in outputs if isinstance(output, marimo.Html))
+
+
+@pytest.mark.slow
+def test_it_runs_as_a_script() -> None:
     done = subprocess.run(  # noqa: S603 - our own file
-        [sys.executable, str(APP), f"--view={view}"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, str(APP), "--view=modes"], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -70,10 +79,19 @@ def address() -> Iterator[str]:
     ended(process)
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with opened(tmp_path / "profile") as found:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with opened(tmp_path_factory.mktemp("browser") / "profile") as found:
         yield found
+
+
+@pytest.fixture
+def page(browser: Page) -> Page:
+    """The browser's page, empty."""
+    browser.open("about:blank", width=1920)
+    browser.evaluate("0")  # what the last page had to say has come by now
+    browser.problems.clear()
+    return browser
 
 
 def settled(page: Page) -> str:
@@ -85,9 +103,8 @@ def settled(page: Page) -> str:
 
 def focus(page: Page, slider: int) -> None:
     """Puts the focus on the handle of a slider, by its place among all."""
-    page.evaluate(
-        f"document.querySelectorAll('.od-dial marimo-slider')[{slider}].shadowRoot.querySelector('[role=slider]').focus()"
-    )
+    handle = f"document.querySelectorAll('.od-dial marimo-slider')[{slider}].shadowRoot.querySelector('[role=slider]')"
+    page.evaluate(f"{handle}.focus()")
 
 
 @needs_browser
@@ -148,7 +165,8 @@ def test_it_fits_a_phone_and_a_projector_and_windows_that_change(address: str, p
         assert tall, size
         apart = """(() => { const tops = [...document.querySelectorAll('.od-figure')].map((f) =>
           [f.querySelector('marimo-plotly').shadowRoot.querySelector('.main-svg').getBoundingClientRect().bottom,
-           f.querySelector('figcaption').getBoundingClientRect().top]); return tops.every(([a, b]) => a <= b + 1); })()"""
+           f.querySelector('figcaption').getBoundingClientRect().top]);
+          return tops.every(([a, b]) => a <= b + 1); })()"""
         assert page.evaluate(apart), size
     assert not page.problems
 
