@@ -96,9 +96,11 @@ def page(browser: Page) -> Page:
 
 def settled(page: Page) -> str:
     """The picture's lines once they stand still: fonts and legends may move them a little after they are drawn."""
-    while (before := page.evaluate(PICTURE)) != (time.sleep(0.5), page.evaluate(PICTURE))[1]:
-        assert before is not None
-    return str(before)
+    before, now = "", str(page.evaluate(PICTURE))
+    while now != before:
+        time.sleep(0.5)
+        before, now = now, str(page.evaluate(PICTURE))
+    return now
 
 
 def focus(page: Page, slider: int) -> None:

@@ -144,7 +144,8 @@ def flow_gap(depth: int, imbalance: float, fraction: float, sigma: tuple[float, 
     paths = [mode_path(chain, fraction * s, s, fall=1e-7) for s in sigma]
     ends = [times[-1] for times, _ in paths]
     times = np.unique(np.concatenate([*(times for times, _ in paths), np.linspace(0, max(ends), 60)]))
-    total = sum(np.exp(2 * log_error(times, chain, path, s)) / 2 for path, s in zip(paths, sigma, strict=True))
+    errors = [log_error(times, chain, path, s) for path, s in zip(paths, sigma, strict=True)]
+    total: Array = np.exp(2 * np.stack(errors)).sum(axis=0) / 2
     kept = total >= FALL * total[0]
     kept[: int(np.argmin(kept)) + 1] = True  # one point beyond, where there is one
     return times[kept], total[kept]
