@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from overdepth import nn, optim
 from overdepth._version import __version__
 from overdepth.chain import balanced_factors, imbalance, product
+from overdepth.citations import cite
 from overdepth.initialization import initial_factors
 from overdepth.nn import (
     CollapseError,
@@ -35,6 +36,7 @@ __all__ = [
     "TransferOperator",
     "__version__",
     "balanced_factors",
+    "cite",
     "collapse",
     "collapse_",
     "end_to_end_spectrum",

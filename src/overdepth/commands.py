@@ -12,10 +12,16 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command, show_command, sweep_command
+from overdepth import (
+    doctor_command,
+    explore_command,
+    rates_command,
+    reproduce_command,
+    show_command,
+    sweep_command,
+)
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Linear over-parameterization: train a weight matrix as a product of matrices.",
@@ -35,6 +41,7 @@ class Advice:
 ADVICE = {
     "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
     "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
+    "explore": Advice("the explorer is closed"),
     "show": Advice("nothing was written", less="a smaller result"),
     "sweep": Advice(
         "what was finished is kept; go on with --resume", again="go on with --resume", less="a smaller --memory"
@@ -53,6 +60,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as end:  # Typer ends the program itself when it has shown or installed a completion
+        status = end.code
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:
@@ -77,10 +86,15 @@ def root(
         typer.echo(context.get_help())
 
 
-app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
-app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
-app.command(short_help=sweep_command.SHORT, epilog=sweep_command.EPILOG)(sweep_command.sweep)
-app.command(short_help=show_command.SHORT, epilog=show_command.EPILOG)(show_command.show)
+for module, command in (
+    (reproduce_command, reproduce_command.reproduce),
+    (rates_command, rates_command.rates),
+    (sweep_command, sweep_command.sweep),
+    (show_command, show_command.show),
+    (explore_command, explore_command.explore),
+    (doctor_command, doctor_command.doctor),
+):
+    app.command(short_help=module.SHORT, epilog=module.EPILOG)(command)
 
 
 def _advice(arguments: Sequence[str]) -> Advice:

@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from overdepth.sweeps.identity import BLOCK_RUNS, Identity, differences, digest
+from overdepth.sweeps.identity import BLOCK_ROWS, BLOCK_RUNS, Identity, differences, digest
 from overdepth.sweeps.piece import PARTIAL, Arrays, decode, encode, sync_folder, write_atomically
 
 IDENTITY, COPY, LOCK, BLOCKS, RESULTS, OPTIMA = (
