@@ -490,7 +490,9 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 
 @pytest.mark.parametrize(("k", "name"), CASES)
 @pytest.mark.parametrize("m", [256, 600, 1025])
-def test_tiles_of_runs_and_rows_change_only_rounding(monkeypatch: pytest.MonkeyPatch, k: int, name: str, m: int) -> None:
+def test_tiles_of_runs_and_rows_change_only_rounding(
+    monkeypatch: pytest.MonkeyPatch, k: int, name: str, m: int
+) -> None:
     problem = make_problem(k, name, m=m)
     runs = grid(depth=[1, 2], width=5, method=PLAIN, scale=0.5, lr=0.02 * RATES[name], weight_decay=0.1)
     whole = train(problem, runs, name, 8)

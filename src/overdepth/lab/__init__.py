@@ -8,9 +8,11 @@ from __future__ import annotations
 try:
     from overdepth.lab.cache import RunCache
     from overdepth.lab.datasets import DATASETS, load_problem
+    from overdepth.lab.memory import runs_that_fit, working_set
     from overdepth.lab.objectives import Objective, objective
     from overdepth.lab.optimum import Optimum, optimal_loss
     from overdepth.lab.problem import SCALINGS, Problem
+    from overdepth.lab.rows import RowProblem, open_rows
     from overdepth.lab.run import METHODS, Run, grid
     from overdepth.lab.sweeps import sweep
 except ModuleNotFoundError as error:
@@ -28,11 +30,15 @@ __all__ = [
     "Objective",
     "Optimum",
     "Problem",
+    "RowProblem",
     "Run",
     "RunCache",
     "grid",
     "load_problem",
     "objective",
+    "open_rows",
     "optimal_loss",
+    "runs_that_fit",
     "sweep",
+    "working_set",
 ]

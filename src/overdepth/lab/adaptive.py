@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ class _Memory:
 class AdaptiveScalarChain(ScalarChain, _Memory):
     """Single output, hidden width 1, depths mixed; one method."""
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
-        super().__init__(index, runs, factors)
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
+        super().__init__(index, runs, starts, dtype)
         self.tensors = (*self.tensors, *self.remember(runs[0].method, self.lr, ("vector", "scalars")))
 
     @override
@@ -59,8 +59,8 @@ class AdaptiveScalarChain(ScalarChain, _Memory):
 class AdaptiveMatrixChain(MatrixChain, _Memory):
     """Factors of one depth and width, any number of outputs; one method."""
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
-        super().__init__(index, runs, factors)
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
+        super().__init__(index, runs, starts, dtype)
         names = [f"factor{j}" for j in range(self.depth)]
         self.tensors = (*self.tensors, *self.remember(runs[0].method, self.lr, names))
 

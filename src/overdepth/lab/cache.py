@@ -18,6 +18,7 @@ import torch
 
 from overdepth.lab.npz import read_npz
 from overdepth.lab.problem import Array, Problem, checksum
+from overdepth.lab.rows import RowProblem
 from overdepth.lab.run import Run
 from overdepth.lab.settings import Settings
 
@@ -47,13 +48,14 @@ class RunCache:
         self.folder = Path(folder) if folder else Path(platformdirs.user_cache_dir("overdepth")) / "runs"
         self._has_warned = False
 
-    def keys(self, problem: Problem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
+    def keys(self, problem: Problem | RowProblem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
         """The addresses of runs."""
         shared = {
             "code": [_code_digest(), str(torch.__version__)],
-            "data": checksum(problem.X, problem.Y),  # as the engine sees them, scaled
+            "data": _data_digest(problem),
             "objective": objective,
-            "settings": {**asdict(settings), "dtype": str(settings.dtype)},
+            # Of two devices of a kind, the one that was free decides nothing.
+            "settings": {**asdict(settings), "dtype": str(settings.dtype), "device": settings.device.split(":")[0]},
         }
         described = (json.dumps({**shared, "run": asdict(run)}, sort_keys=True) for run in runs)
         return [hashlib.sha256(text.encode()).hexdigest() for text in described]
@@ -99,12 +101,20 @@ class RunCache:
         return self.folder / key[:2] / f"{key[2:]}.npz"
 
 
+def _data_digest(problem: Problem | RowProblem) -> str | list[str]:
+    """What tells data from others: the entries as the engine sees them, or those of the file and their scaling."""
+    if isinstance(problem, RowProblem):
+        return [problem.checksum, problem.scaling]
+    return checksum(problem.X, problem.Y)
+
+
 @functools.cache
 def _code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
     names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
-    names += ["gemm", "lab/settings", "lab/grouping", "lab/adaptive", "lab/update_rules"]
+    names += ["gemm", "lab/settings", "lab/grouping", "lab/adaptive", "lab/update_rules", "lab/products"]
+    names += ["lab/examples", "lab/devices", "lab/rows", "lab/row_files", "lab/triangular"]
     digest = hashlib.sha256()
     for name in names:
         digest.update((root / f"{name}.py").read_bytes())

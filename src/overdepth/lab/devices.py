@@ -25,7 +25,9 @@ def check_device(device: object, *, allow_tf32: object) -> str:
     if found is None or found.type not in ("cpu", "cuda"):  # others have no float64, in which losses are recorded
         raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or 'cuda:N'.")
     if not isinstance(allow_tf32, bool) or (allow_tf32 and found.type == "cpu"):
-        raise ValueError(f"allow_tf32 is {allow_tf32!r} on device {str(found)!r}, expected True or False, True on cuda.")
+        raise ValueError(
+            f"allow_tf32 is {allow_tf32!r} on device {str(found)!r}, expected True or False, True on cuda."
+        )
     return "cpu" if found.type == "cpu" else str(found)
 
 

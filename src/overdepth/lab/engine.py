@@ -217,7 +217,7 @@ class Engine:
             for part, sums in zip(torch.split(own, size), torch.split(total, size), strict=True):
                 exact = torch.cat([part.double(), constants.expand(len(part), -1, -1)], dim=2)
                 predictions = (exact.view(-1, exact.shape[2]) @ design.t()).view(len(part), self.problem.k, -1)
-                sums += self.objective.total(predictions, targets)
+                sums.add_(self.objective.total(predictions, targets))
         state.loss[index, column] = to_numpy(total / self.problem.m)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from overdepth.lab.adaptive import AdaptiveMatrixChain, AdaptiveScalarChain
 from overdepth.lab.groups import EndToEnd, Group, MatrixChain, ScalarChain
 from overdepth.lab.run import Run
 
-_CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Sequence[Sequence[Tensor]]], Group]] = {
+_CHAINS: dict[tuple[str, bool], Callable[[Tensor, Sequence[Run], Iterable[list[Tensor]], torch.dtype], Group]] = {
     ("scalar", True): ScalarChain,
     ("scalar", False): AdaptiveScalarChain,
     ("matrix", True): MatrixChain,
@@ -32,11 +32,11 @@ def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype, device:
     for (kind, *_), rows in members.items():
         index = torch.tensor(rows)
         chosen = [runs[i] for i in rows]
+        starts = (run.start(k, d) for run in chosen)  # one by one: those of all runs in float64 may be large
         if kind == "end_to_end":
-            group: Group = EndToEnd(index, chosen, [product(run.start(k, d)).to(dtype) for run in chosen])
+            group: Group = EndToEnd(index, chosen, map(product, starts), dtype)
         else:
-            factors = [[factor.to(dtype) for factor in run.start(k, d)] for run in chosen]
-            group = _CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, factors)
+            group = _CHAINS[str(kind), chosen[0].method == "gd"](index, chosen, starts, dtype)
         group.to(device)
         groups.append(group)
     return groups

@@ -8,7 +8,7 @@ them, and turns the gradients at these weights into one step of every run. Row r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,22 +71,23 @@ class ScalarChain(Group):
 
     tensors: tuple[str, ...] = ("vector", "scalars", "padding", "lr", "decay")
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = factors[0][0].dtype
-        extra = max(len(f) for f in factors) - 1
-        self.vector = torch.stack([f[0][0] for f in factors])
+        extra = max(int(run.depth) for run in runs) - 1
         self.scalars = torch.ones(len(runs), extra, dtype=dtype)
         self.padding = torch.ones(len(runs), extra, dtype=torch.bool)
         self.lr = column([run.lr for run in runs], dtype)
         self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)
-        for r, chain in enumerate(factors):
-            for j, factor in enumerate(chain[1:]):
+        for r, (first, *others) in enumerate(starts):
+            if r == 0:
+                self.vector = torch.empty(len(runs), first.shape[1], dtype=dtype)
+            self.vector[r] = first[0]
+            for j, factor in enumerate(others):
                 self.scalars[r, j] = factor[0, 0]
                 self.padding[r, j] = False
         self._has_decay = any(run.weight_decay for run in runs)
-        others = [[i for i in range(extra) if i != j] for j in range(extra)]
-        self._others = torch.tensor(others, dtype=torch.long).reshape(extra, max(extra - 1, 0))
+        rest = [[i for i in range(extra) if i != j] for j in range(extra)]
+        self._others = torch.tensor(rest, dtype=torch.long).reshape(extra, max(extra - 1, 0))
         self._scale = torch.empty(0, dtype=dtype)
 
     @override
@@ -125,14 +126,16 @@ class MatrixChain(Group):
     has k rows, so that wide hidden layers cost little where outputs are few.
     """
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], factors: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], starts: Iterable[list[Tensor]], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = factors[0][0].dtype
-        self.depth = len(factors[0])
+        self.depth = int(runs[0].depth)
         self.tensors = ("lr", "decay", *(f"factor{j}" for j in range(self.depth)))
         self._above: list[Tensor] = []
-        for j in range(self.depth):
-            setattr(self, f"factor{j}", torch.stack([f[j] for f in factors]))
+        for r, factors in enumerate(starts):
+            for j, factor in enumerate(factors):
+                if r == 0:
+                    setattr(self, f"factor{j}", torch.empty(len(runs), *factor.shape, dtype=dtype))
+                getattr(self, f"factor{j}")[r] = factor
         self.lr = column([run.lr for run in runs], dtype)[:, :, None]
         self.decay = column([1 - run.lr * run.weight_decay for run in runs], dtype)[:, :, None]
         self._has_decay = any(run.weight_decay for run in runs)
@@ -179,11 +182,10 @@ class EndToEnd(Group):
 
     tensors = ("weight", "lr", "decay", "power", "across", "along")
 
-    def __init__(self, index: Tensor, runs: Sequence[Run], weights: Sequence[Tensor]) -> None:
+    def __init__(self, index: Tensor, runs: Sequence[Run], weights: Iterable[Tensor], dtype: torch.dtype) -> None:
         self.index = index
-        dtype = weights[0].dtype
         self.depth = runs[0].depth
-        self.weight = torch.stack(list(weights))
+        self.weight = torch.stack([weight.to(dtype) for weight in weights])
         self.lr = column([run.lr for run in runs], dtype)[:, :, None]
         times = [1.0 if run.depth == float("inf") else run.depth for run in runs]
         decay = [(1 - run.lr * run.weight_decay) ** n for run, n in zip(runs, times, strict=True)]

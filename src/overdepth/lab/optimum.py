@@ -13,9 +13,14 @@ from scipy.special import logsumexp
 from overdepth.lab.objectives import CrossEntropy, Logistic, Objective, PowerLoss
 from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.problem import Array, Problem
+from overdepth.lab.rows import RowProblem
+from overdepth.lab.streamed_optimum import (
+    MAX_NEWTON_STEPS,
+    RELATIVE_ACCURACY,
+    streamed_power_optimum,
+    streamed_softmax_optimum,
+)
 
-RELATIVE_ACCURACY = 1e-12
-MAX_NEWTON_STEPS = 500
 MAX_PAIRS, MAX_UNKNOWNS = 200_000, 3_000
 
 _log = logging.getLogger(__name__)
@@ -35,16 +40,17 @@ class Optimum:
     attained: bool
 
 
-def optimal_loss(problem: Problem, objective: Objective | str) -> Optimum:
+def optimal_loss(problem: Problem | RowProblem, objective: Objective | str) -> Optimum:
     """The optimal value of ``objective`` for a linear model without bias.
 
     l_p losses are solved output by output: l2 by least squares, the others by Newton's method, whose steps are
     weighted least-squares problems. For the classification losses a linear program first finds which pairs of
     example and wrong class some direction separates: scaled up, it makes their losses vanish, so the infimum is that
-    of the other pairs alone, and it is attained only if there are no such pairs (Albert & Anderson, 1984).
+    of the other pairs alone, and it is attained only if there are no such pairs (Albert & Anderson, 1984). That program
+    needs all examples at once: of data that are read in blocks, separable classes are only found, and NaN is returned.
 
     Args:
-        problem: Any.
+        problem: Any. One that is read in blocks takes a pass over the file a Newton step.
         objective: Its name, or what :func:`overdepth.lab.objective` gives.
 
     Returns:
@@ -57,6 +63,8 @@ def optimal_loss(problem: Problem, objective: Objective | str) -> Optimum:
     if isinstance(objective, str):
         objective = objective_by_name(objective)
     objective.design_rows(problem)  # checks the targets
+    if isinstance(problem, RowProblem):
+        return _streamed(problem, objective)
     if isinstance(objective, PowerLoss):
         total = sum(_power_optimum(problem.X, column, objective.p) for column in problem.Y.T)
         return Optimum(total / problem.m, attained=True)
@@ -79,6 +87,28 @@ def optimal_loss(problem: Problem, objective: Objective | str) -> Optimum:
     kept = ~_separable_pairs(margins)
     value = _softmax_optimum(margins, kept.reshape(problem.m, classes - 1)) / problem.m
     return Optimum(value, attained=bool(kept.all()))
+
+
+def _streamed(problem: RowProblem, objective: Objective) -> Optimum:
+    if isinstance(objective, PowerLoss):
+        return Optimum(streamed_power_optimum(problem, objective.p) / problem.m, attained=True)
+    classes = max(problem.k, 2)
+    unknowns = problem.d * (classes - 1)
+    if unknowns > MAX_UNKNOWNS:
+        _log.warning(
+            "The optimal %s loss of %s is not computed: %d unknowns are above the limit of %d.",
+            objective.name, problem.name, unknowns, MAX_UNKNOWNS,
+        )  # fmt: skip
+        return Optimum(float("nan"), attained=False)
+    value = streamed_softmax_optimum(problem, classes)
+    if value is None:
+        _log.warning(
+            "The optimal %s loss of %s is not known: its classes are separable or close to it, and to tell which "
+            "examples that concerns, all of them are needed in memory (load_problem).",
+            objective.name, problem.name,
+        )  # fmt: skip
+        return Optimum(float("nan"), attained=False)
+    return Optimum(value / problem.m, attained=True)
 
 
 def _power_optimum(X: Array, y: Array, p: int) -> float:

@@ -12,7 +12,7 @@ from overdepth.lab.examples import RowBlock
 from overdepth.lab.objectives import Objective
 
 TILE_BYTES = 2**20
-"""Predictions are computed in tiles of runs x rows of about this size for each thread, about half a core's own cache."""
+"""Predictions are computed in tiles of runs x rows of about this size for each thread: a core's own cache."""
 
 CUDA_TILE_BYTES = 2**28
 """The same on a GPU, which wants large products."""
@@ -20,7 +20,7 @@ CUDA_TILE_BYTES = 2**28
 TILE_ROWS = 512
 """Rows of a tile, or more where the runs are few: below, the products lose speed."""
 
-RECORD_BYTES = 16 * 2**20
+RECORD_BYTES = 8 * 2**20
 """Losses are recorded from predictions of about this size at a time, in float64."""
 
 

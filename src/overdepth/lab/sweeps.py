@@ -15,12 +15,13 @@ from overdepth.lab.engine import Engine, Progress
 from overdepth.lab.objectives import objective as objective_by_name
 from overdepth.lab.optimum import optimal_loss
 from overdepth.lab.problem import Problem
+from overdepth.lab.rows import RowProblem
 from overdepth.lab.run import RUN_FIELDS, Run
 from overdepth.lab.settings import Settings
 
 
 def sweep(
-    problem: Problem,
+    problem: Problem | RowProblem,
     runs: Sequence[Run],
     *,
     objective: str = "l4",
@@ -29,6 +30,8 @@ def sweep(
     dtype: torch.dtype = torch.float32,
     batch_size: int | None = None,
     batch_seed: int = 0,
+    device: str = "cpu",
+    allow_tf32: bool = False,
     cache: RunCache | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -36,11 +39,11 @@ def sweep(
 
     The loss is (1/m) sum_i (1/p) (prediction_i - y_i)^p for ``l<p>``, summed over outputs. Time grows linearly in
     runs and steps once the runs fill the matrix products, from about a hundred runs on; below, thin products and kernel
-    launches weigh more (the README has a table). Memory is that of the data, in float64 and in ``dtype``, of a block
-    of predictions of at most 16 MB, and of the recorded losses.
+    launches weigh more (the README has a table). Memory is that of the data, in float64 and in ``dtype``, of the runs'
+    factors, of some MB of predictions, and of the recorded losses; :func:`working_set` estimates it.
 
     Args:
-        problem: The data.
+        problem: The data, from :func:`load_problem`, or from :func:`open_rows` if they do not fit into memory.
         runs: Settings of each run, from :class:`Run` or :func:`grid`.
         objective: ``l2``, ``l4``, any even ``l<p>``, ``logistic`` or ``cross_entropy``.
         steps: Gradient steps T.
@@ -48,6 +51,8 @@ def sweep(
         dtype: Of the training, torch.float32 or torch.float64.
         batch_size: Rows of a minibatch, the same ones for all runs (common random numbers); default: all rows.
         batch_seed: Seed of the minibatches.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. Runs start from the same factors on every device.
+        allow_tf32: Whether a GPU may round the factors of float32 products to TF32.
         cache: Where finished runs are looked up and kept; default: nowhere.
         progress: Called now and then with the step reached and the number of live runs.
 
@@ -58,7 +63,8 @@ def sweep(
         ``diverged_at(run)``, the first step after which the weight was not finite, NaN if there is none.
 
     Raises:
-        ValueError: If a setting is out of its range, or the problem's targets do not suit the objective.
+        ValueError: If a setting is out of its range, the problem's targets do not suit the objective, or this machine
+            does not have the device.
 
     Example:
         >>> import overdepth as od
@@ -71,7 +77,7 @@ def sweep(
     """
     runs = list(runs)
     loss = objective_by_name(objective)
-    settings = Settings(steps, record_every, dtype, batch_size, batch_seed)
+    settings = Settings(steps, record_every, dtype, batch_size, batch_seed, device, allow_tf32)
     if not runs:
         raise ValueError("runs is empty, expected at least one Run.")
     optimum = optimal_loss(problem, loss)
@@ -95,7 +101,7 @@ def sweep(
 
 
 def _dataset(
-    problem: Problem, runs: Sequence[Run], objective: str, settings: Settings, finished: Sequence[Finished]
+    problem: Problem | RowProblem, runs: Sequence[Run], objective: str, settings: Settings, finished: Sequence[Finished]
 ) -> xr.Dataset:
     diverged = np.array([run.diverged_at for run in finished], dtype=np.float64)
     diverged[diverged < 0] = np.nan
@@ -121,6 +127,7 @@ def _dataset(
             "steps": settings.steps,
             "dtype": str(settings.dtype).removeprefix("torch."),
             "batch_size": settings.batch_size or problem.m,
+            "device": settings.device,
             "overdepth_version": __version__,
             "torch_version": str(torch.__version__),
         },
