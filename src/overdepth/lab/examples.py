@@ -114,15 +114,15 @@ class StreamedExamples(Examples):
         self._problem = problem
         self._triangle: tuple[Tensor, Tensor] | None = None
         if _is_quadratic(objective):
-            triangle, gram = None, 0.0
+            triangle, gram = None, np.zeros((problem.d + problem.k, problem.d))
             for X, Y in problem.row_blocks():
                 design = self._design_rows(X, Y)
                 triangle = stacked_triangle(triangle, design)
-                gram = gram + design.T @ X
+                gram += design.T @ X
             if triangle is not None:
                 self._triangle = self._exact_block(triangle, np.empty((0, problem.k)))
             if settings.batch_size is None:
-                self.gram = on_device(np.asarray(gram) / problem.m, device).to(settings.dtype)
+                self.gram = on_device(gram / problem.m, device).to(settings.dtype)
 
     @override
     def blocks(self) -> Iterator[RowBlock]:

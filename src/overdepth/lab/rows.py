@@ -185,7 +185,7 @@ def _statistics(
     for raw in file.read(block_rows):
         rows = np.ascontiguousarray(raw, dtype=np.float64)
         _refuse_not_finite(file, rows, seen)
-        digest.update(np.ascontiguousarray(rows[:, columns[0]], dtype="<f8"))
+        digest.update(np.ascontiguousarray(rows[:, columns[0]], dtype="<f8").data)
         low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
         seen += len(rows)
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large for a mean may do without scaling
@@ -199,7 +199,7 @@ def _statistics(
     squares = np.zeros(len(file.columns))
     for raw in file.read(block_rows):
         rows = np.ascontiguousarray(raw, dtype=np.float64)
-        digest.update(np.ascontiguousarray(rows[:, columns[1]], dtype="<f8"))
+        digest.update(np.ascontiguousarray(rows[:, columns[1]], dtype="<f8").data)
         if scaling != "none":
             centred = (rows - mean) / peak
             squares += np.einsum("ij,ij->j", centred, centred)

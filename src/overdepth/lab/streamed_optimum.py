@@ -41,7 +41,7 @@ def streamed_power_optimum(problem: RowProblem, p: int) -> float:
     total = 0.0
     for output in range(problem.k):
         if squares[output] > 1e-24 * largest[output]:  # else the data are interpolated, which is optimal for every p
-            total += _power_newton(problem, output, weights[:, output], p)
+            total += _power_newton(problem, output, np.asarray(weights[:, output], dtype=np.float64), p)
     return total
 
 
