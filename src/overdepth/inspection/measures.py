@@ -70,7 +70,7 @@ def measure(factors: Sequence[Tensor], scale: float) -> Measures:
     sizes = factors[-1].shape[0], factors[0].shape[1]
     rtol = default_rank_rtol(torch.empty(sizes, dtype=factors[0].dtype, device="meta"))
     wide = [with_float64(f).double() for f in factors]
-    norms, relative = _imbalance(wide)
+    norms, relative = imbalance_norms(wide)
     reduced, rows, columns = _reduced(wide)
     core = multiply(reduced)
     singular = without_noise(torch.linalg.svdvals(core), rtol)
@@ -93,7 +93,7 @@ def measure(factors: Sequence[Tensor], scale: float) -> Measures:
     )
 
 
-def _imbalance(factors: Sequence[Tensor]) -> tuple[tuple[float, ...], float]:
+def imbalance_norms(factors: Sequence[Tensor]) -> tuple[tuple[float, ...], float]:
     """||D_j|| of each pair, and the largest over the root of its two Gram matrices' summed squared norms."""
     norms = [float(d.norm()) for d in imbalance(factors)]
     sizes = [_gram_norm(f) for f in factors]
