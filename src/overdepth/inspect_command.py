@@ -84,12 +84,16 @@ def _load(model: nn.Module, path: Path) -> None:
 def _state_dict(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{path} needs safetensors, which is not installed: pip install safetensors.", name=error.name
             ) from error
-        return dict(load_file(path))
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated, damaged, or no .safetensors file.") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip and torch, which have no common base

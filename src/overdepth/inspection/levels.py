@@ -72,7 +72,7 @@ class Levels:
         """The value at so many evenly spaced places of the falling order, the largest and the smallest included."""
         values, order = self.values.sort(descending=True)
         reached = self.counts[order].cumsum(0)
-        at = torch.linspace(0, 1, POINTS, dtype=torch.float64, device=values.device) * reached[-1]
+        at = torch.arange(POINTS, device=values.device) * reached[-1] / (POINTS - 1)
         index = torch.searchsorted(reached, at).clamp_max(len(values) - 1)
         return tuple(values[index].tolist())
 

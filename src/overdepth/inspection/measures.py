@@ -70,6 +70,7 @@ def measure(factors: Sequence[Tensor], scale: float) -> Measures:
     sizes = factors[-1].shape[0], factors[0].shape[1]
     rtol = default_rank_rtol(torch.empty(sizes, dtype=factors[0].dtype, device="meta"))
     wide = [with_float64(f).double() for f in factors]
+    mean = transfer_operator(wide).mean_eigenvalue()  # refuses what overflows
     norms, relative = imbalance_norms(wide)
     reduced, rows, columns = _reduced(wide)
     core = multiply(reduced)
@@ -88,7 +89,7 @@ def measure(factors: Sequence[Tensor], scale: float) -> Measures:
         rank=rank,
         largest_rank=largest_rank,
         condition=_condition(singular, rank, largest_rank),
-        multipliers=balanced if is_balanced else _multipliers(wide, reduced, rows, columns, scale**2),
+        multipliers=balanced if is_balanced else _multipliers(wide, reduced, rows, columns, mean, scale**2),
         balanced_multipliers=balanced,
     )
 
@@ -135,7 +136,7 @@ def _condition(singular: Tensor, rank: int, largest_rank: int) -> float:
 
 
 def _multipliers(
-    factors: Sequence[Tensor], reduced: Sequence[Tensor], rows: int, columns: int, square: float
+    factors: Sequence[Tensor], reduced: Sequence[Tensor], rows: int, columns: int, mean: float, square: float
 ) -> Multipliers:
     """Of the chain as it stands: exact up to depth 2 and for small products, else bounds."""
     if len(factors) == 1:
@@ -145,9 +146,7 @@ def _multipliers(
     if len(factors) == 2:
         exact = Multipliers.of(on_outputs.plus(on_inputs).scaled(square))
         ends = on_outputs.smallest + on_inputs.smallest, on_outputs.largest + on_inputs.largest
-        mean = on_outputs.mean + on_inputs.mean
         return Multipliers(square * ends[0], square * mean, square * ends[1], exact.frozen, exact.curve)
-    mean = square * transfer_operator(factors).mean_eigenvalue()
     operator = transfer_operator(reduced)
     size = math.prod(operator.shape)
     beside = _beside(on_outputs, _gram_levels(multiply(reduced[:-1]).mT), rows, columns)
@@ -162,7 +161,7 @@ def _multipliers(
     directions = factors[-1].shape[0] * factors[0].shape[1]
     frozen = 0.0 if beside is None else float(beside.counts[beside.values == 0].sum()) / directions
     low, high = min([ends[0], *others]), max([ends[1], *others])
-    return Multipliers(square * low, mean, square * high, frozen, (), is_exact=size <= ITERATED)
+    return Multipliers(square * low, square * mean, square * high, frozen, (), is_exact=size <= ITERATED)
 
 
 def _gram_levels(matrix: Tensor) -> Levels:

@@ -59,8 +59,8 @@ class OverparameterizeCallback(TrainerCallback):
         **options: What else :func:`overdepth.overparameterize_` takes, such as ``select`` or ``init``.
 
     Raises:
-        ValueError: If ``log_every`` is no integer >= 1. In the trainer: what :func:`overdepth.overparameterize_` raises,
-            if the optimizer does not hold the factors, and if a checkpoint's factors are missing or belong to another.
+        ValueError: If ``log_every`` is no integer >= 1. In the trainer: what :func:`overdepth.overparameterize_`
+            raises, if the optimizer does not hold the factors, and if those of a checkpoint are missing or of another.
 
     Example:
         >>> import pytest; _ = pytest.importorskip("transformers")
@@ -105,12 +105,12 @@ class OverparameterizeCallback(TrainerCallback):
         if state.global_step > 0:
             self._resume(model, Path(args.output_dir), int(state.global_step))
         self._logged = -1
-        self._log(model, state)
+        self._log(model, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Logs every so many optimizer steps."""
         if self.log_every is not None and state.global_step % self.log_every == 0:
-            self._log(kwargs["model"], state)
+            self._log(kwargs["model"], state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Puts the factors beside the plain model."""
@@ -126,7 +126,7 @@ class OverparameterizeCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Logs once more, and folds."""
         model: nn.Module = kwargs["model"]
-        self._log(model, state)
+        self._log(model, state, control)
         if self.fold:
             collapse_(model)
             if self._plain is not None:
@@ -142,7 +142,7 @@ class OverparameterizeCallback(TrainerCallback):
             )
         restore_factors(model, load_file(file), str(file), same_product=True)
 
-    def _log(self, model: nn.Module, state: Any) -> None:
+    def _log(self, model: nn.Module, state: Any, control: Any) -> None:
         step = int(state.global_step)
         if self.log_every is None or step == self._logged or not state.is_world_process_zero:
             return
@@ -150,7 +150,9 @@ class OverparameterizeCallback(TrainerCallback):
         if self.sink is None:
             log_products(model, state.log_history.append, step=step)
         else:
+            wanted = control.should_log
             log_products(model, self.sink)
+            control.should_log = wanted  # ``trainer.log`` takes it back, and the loss would never be logged
 
 
 def _checkpoint(output: Path, step: int) -> Path:

@@ -17,9 +17,10 @@ class PlainStateDicts:
     """What :func:`plain_state_dicts` put on a model; ``remove()`` takes it off again, as does leaving a ``with``."""
 
     def __init__(self, model: nn.Module) -> None:
+        hooked: Any = model  # torch has no types for these two
         self._handles = [
-            model.register_state_dict_post_hook(_as_plain),
-            model.register_load_state_dict_pre_hook(_as_factored),
+            hooked.register_state_dict_post_hook(_as_plain),
+            hooked.register_load_state_dict_pre_hook(_as_factored),
         ]
 
     def remove(self) -> None:
