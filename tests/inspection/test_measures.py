@@ -33,8 +33,7 @@ def drawn(seed: int, *dims: int) -> list[Array]:
 
 def dense_spectrum(factors: Sequence[Array]) -> Array:
     """All eigenvalues of the transfer operator."""
-    eigenvalues: Array = np.linalg.eigvalsh(reference.transfer_matrix(factors))
-    return eigenvalues
+    return np.asarray(np.linalg.eigvalsh(reference.transfer_matrix(factors)), dtype=np.float64)
 
 
 def claim1(factors: Sequence[Array]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,12 +11,12 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from overdepth._checks import check_size, with_float64, working_dtype
+from overdepth._checks import check_size, with_float64
 from overdepth.inspection.measures import imbalance_norms
 from overdepth.layouts import MatrixLayout
 from overdepth.nn.factors import Factors
 from overdepth.nn.kinds import check_module
-from overdepth.nn.penalty import learning_rate_multipliers, named_factors
+from overdepth.nn.penalty import mean_multiplier, named_factors
 
 Sink = Callable[[dict[str, float]], Any]
 PREFIX = "overdepth"
@@ -27,7 +29,8 @@ def product_metrics(model: nn.Module) -> dict[str, float]:
     largest ||D_j|| over the norms of its two Gram matrices, 0 for balanced factors, at most 1) and
     ``overdepth/<weight>/multiplier`` (the mean learning-rate multiplier, of
     :func:`overdepth.nn.learning_rate_multipliers`). Kernels that are not factored ``kernel_first`` have the norm alone;
-    of grouped convolutions the worst group's imbalance is taken.
+    of grouped convolutions the worst group's imbalance is taken. Once training has diverged, what is no longer defined
+    is NaN.
 
     Raises:
         TypeError: If it is no module.
@@ -42,13 +45,9 @@ def product_metrics(model: nn.Module) -> dict[str, float]:
         {'overdepth/weight/norm': 1.414214, 'overdepth/weight/imbalance': 0.0, 'overdepth/weight/multiplier': 2.0}
     """
     check_module(model)
-    multipliers = learning_rate_multipliers(model)
     found: dict[str, float] = {}
     for name, factors in named_factors(model):
-        found[f"{PREFIX}/{name}/norm"] = _norm(factors)
-        if isinstance(factors.layout, MatrixLayout):
-            found[f"{PREFIX}/{name}/imbalance"] = _imbalance(factors)
-            found[f"{PREFIX}/{name}/multiplier"] = multipliers[name]
+        found |= {f"{PREFIX}/{name}/{key}": value for key, value in _metrics(factors).items()}
     if not found:
         raise ValueError(f"{type(model).__name__} has no factors to log; overdepth.overparameterize_ it first.")
     return found
@@ -148,13 +147,14 @@ def check_held(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], wh
         )
 
 
-@torch.no_grad()
-def _norm(factors: Factors) -> float:
-    """Of the product, in at least float32."""
-    wide = [f.detach().to(working_dtype(f.dtype)) for f in factors]
-    return float(factors.layout.product(wide).norm())
-
-
-def _imbalance(factors: Factors) -> float:
-    chains = zip(*(with_float64(f.detach()).double().reshape(-1, *f.shape[-2:]) for f in factors), strict=True)
-    return max(imbalance_norms(chain)[1] for chain in chains)
+def _metrics(factors: Factors) -> dict[str, float]:
+    wide = [with_float64(f.detach()).double() for f in factors]
+    metrics = {"norm": float(factors.layout.product(wide).norm())}
+    if isinstance(factors.layout, MatrixLayout):
+        metrics |= {"imbalance": math.nan, "multiplier": math.nan}
+        if math.isfinite(metrics["norm"]):
+            chains = zip(*(f.reshape(-1, *f.shape[-2:]) for f in wide), strict=True)
+            metrics["imbalance"] = max(imbalance_norms(chain)[1] for chain in chains)
+            with contextlib.suppress(ValueError):  # it overflows long before the product does
+                metrics["multiplier"] = mean_multiplier(factors)
+    return metrics
