@@ -49,7 +49,9 @@ def arguments(folder: Path, **options: Any) -> Any:
 
 
 def trainer(folder: Path, callback: Any, model: Any = None, **options: Any) -> Any:
-    given = {key: options.pop(key) for key in ("optimizers", "eval_dataset", "model_init") if key in options}
+    given: dict[str, Any] = {
+        key: options.pop(key) for key in ("optimizers", "eval_dataset", "model_init") if key in options
+    }
     if "model_init" not in given:
         given["model"] = gpt2() if model is None else model
     return transformers.Trainer(args=arguments(folder, **options), train_dataset=texts(), callbacks=[callback], **given)

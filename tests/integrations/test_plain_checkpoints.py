@@ -22,7 +22,7 @@ def factored(**options: Any) -> Any:
     model = od.overparameterize_(plain(), 2, **options)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))  # out of balance
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)  # out of balance
     return model
 
 
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_checkpoint_is_still_said() -> None:
             model.load_state_dict(state)
         with pytest.raises(RuntimeError, match="Unexpected key"):
             model.load_state_dict({**model.state_dict(), "3.weight": torch.ones(2)})
-        with pytest.raises(ValueError, match="'0.weight' has shape"):
+        with pytest.raises(ValueError, match=r"'0\.weight' has shape"):
             model.load_state_dict({**model.state_dict(), "0.weight": torch.ones(2, 2)})
 
 
@@ -107,12 +107,12 @@ def test_factors_are_restored_to_the_bit() -> None:
 def test_factors_of_another_model_are_refused() -> None:
     model = factored()
     before = {key: value.clone() for key, value in factors_of(model).items()}
-    with pytest.raises(ValueError, match="the file and the model have factors of different weights.*factor2"):
+    with pytest.raises(ValueError, match=r"the file and the model have factors of different weights.*factor2"):
         restore_factors(model, factors_of(od.overparameterize_(plain(), 3)), "the file", same_product=False)
     wide = od.overparameterize_(plain(), 2, width=9)
-    with pytest.raises(ValueError, match="has shape .* in the file.*same width"):
+    with pytest.raises(ValueError, match=r"has shape .* in the file.*same width"):
         restore_factors(model, factors_of(wide), "the file", same_product=False)
     doubled = {key: 2 * value for key, value in before.items()}
-    with pytest.raises(ValueError, match="another product than '0.weight'"):
+    with pytest.raises(ValueError, match=r"another product than '0\.weight'"):
         restore_factors(model, doubled, "the file", same_product=True)
     assert all(torch.equal(value, before[key]) for key, value in factors_of(model).items())
