@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +79,10 @@ class Kept(pl.loggers.logger.Logger):  # type: ignore[misc]
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
 
-def batches() -> Any:
+def batches(size: int = 8) -> Any:
     generator = torch.Generator().manual_seed(2)
     x, y = torch.randn(32, 6, generator=generator), torch.randn(32, 2, generator=generator)
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=size)
 
 
 def trainer(tmp_path: Path, *callbacks: Any, epochs: int = 3, **options: Any) -> Any:
@@ -96,14 +99,14 @@ def trainer(tmp_path: Path, *callbacks: Any, epochs: int = 3, **options: Any) ->
     )
 
 
-def by_hand(epochs: int = 3, depth: int = 2, optimizer: str = "sgd") -> Any:
+def by_hand(epochs: int = 3, depth: int = 2, optimizer: str = "sgd", size: int = 8) -> Any:
     """The same training as a plain loop."""
     module = Net(optimizer=optimizer)
     module.configure_model()
     od.overparameterize_(module, depth)
     used = module.configure_optimizers()
     for _ in range(epochs):
-        for index, batch in enumerate(batches()):
+        for index, batch in enumerate(batches(size)):
             used.zero_grad()
             torch.autograd.backward(module.training_step(batch, index))
             used.step()
@@ -263,3 +266,19 @@ def test_a_copy_in_the_middle_of_training_exports(tmp_path: Path) -> None:
     module = Net()
     trainer(tmp_path, OverparameterizeCallback(), Export(), epochs=1).fit(module, batches())
     assert seen == [list(module.state_dict())]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_their_batches_together(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-W", "ignore", str(Path(__file__).parent / "fit_on_two.py"), str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = by_hand(size=16).state_dict()
+    found = torch.load(file, weights_only=True)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)

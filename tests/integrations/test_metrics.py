@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ def test_metrics_against_numpy(depth: int) -> None:
         )
         mean = np.trace(reference.transfer_matrix(arrays)) / (arrays[-1].shape[0] * arrays[0].shape[1])
         assert metrics[f"overdepth/{name}/norm"] == pytest.approx(norm, rel=1e-5)
-        assert metrics[f"overdepth/{name}/imbalance"] == pytest.approx(relative)
+        assert metrics[f"overdepth/{name}/imbalance"] == pytest.approx(relative, rel=1e-5)
         assert metrics[f"overdepth/{name}/multiplier"] == pytest.approx(mean)
     assert all(type(value) is float for value in metrics.values())
 
@@ -43,7 +45,7 @@ def test_convolutions() -> None:
     model: Any = od.overparameterize_(nn.Conv2d(4, 6, 3, groups=2), 2, init="near_identity", scale=0.3)
     found = od.inspect(model)
     metrics = product_metrics(model)
-    assert metrics["overdepth/weight/imbalance"] == pytest.approx(max(p.relative_imbalance for p in found))
+    assert metrics["overdepth/weight/imbalance"] == pytest.approx(max(p.relative_imbalance for p in found), rel=1e-5)
     assert metrics["overdepth/weight/norm"] == pytest.approx(np.hypot(found[0].norm, found[1].norm), rel=1e-5)
     between = od.overparameterize_(nn.Conv2d(4, 6, 3), 3, init="orthogonal", factorization="kernel_between")
     assert list(product_metrics(between)) == ["overdepth/weight/norm"]
@@ -103,6 +105,36 @@ def test_a_folded_model_is_no_longer_watched() -> None:
     od.collapse_(model, optimizer=optimizer)
     optimizer.step()
     assert len(entries) == 1
+
+
+class Recorder:
+    """Stands in for a package: every call is kept."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+def test_the_recipes_of_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(# TensorBoard.*?)```", page, flags=re.DOTALL)
+    board, flow, biases = (part for part in re.split(r"^# .*\n", block, flags=re.MULTILINE) if part)
+    found: dict[str, Any] = {}
+    for recipe, name in ((board, "writer"), (flow, "mlflow"), (biases, "wandb")):
+        names: dict[str, Any] = {name: Recorder()}
+        exec(recipe, names)  # noqa: S102 - our own text
+        found[name] = log_products(drawn(), names["sink"], step=20), names[name].calls
+    written, calls = found["writer"]
+    assert calls == [("add_scalar", (name, value, 20), {}) for name, value in written.items()]
+    assert len(calls) == 6
+    written, calls = found["mlflow"]
+    assert calls == [("log_metrics", (written,), {"step": 20})]
+    assert "step" not in written
+    written, calls = found["wandb"]
+    assert calls == [("log", (written,), {})]
+    assert written["step"] == 20
 
 
 def test_what_is_refused() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from overdepth._checks import with_float64
-from overdepth.chain import imbalance, multiply
+from overdepth.chain import multiply
 from overdepth.inspection.levels import Levels
 from overdepth.rule import default_rank_rtol, end_to_end_spectrum, without_noise
 from overdepth.transfer import transfer_operator
@@ -96,15 +96,13 @@ def measure(factors: Sequence[Tensor], scale: float) -> Measures:
 
 def imbalance_norms(factors: Sequence[Tensor]) -> tuple[tuple[float, ...], float]:
     """||D_j|| of each pair, and the largest over the root of its two Gram matrices' summed squared norms."""
-    norms = [float(d.norm()) for d in imbalance(factors)]
-    sizes = [_gram_norm(f) for f in factors]
-    whole = [math.hypot(a, b) for a, b in itertools.pairwise(sizes)]
-    return tuple(norms), max((d / size if size > 0 else 0.0 for d, size in zip(norms, whole, strict=True)), default=0.0)
-
-
-def _gram_norm(factor: Tensor) -> float:
-    """||W W^T|| = ||W^T W||, through the smaller side."""
-    return float((factor @ factor.mT if factor.shape[0] <= factor.shape[1] else factor.mT @ factor).norm())
+    norms, relative = [], [0.0]
+    for lower, upper in itertools.pairwise(factors):
+        of_upper, of_lower = upper.mT @ upper, lower @ lower.mT
+        norms.append(float((of_upper - of_lower).norm()))
+        size = math.hypot(float(of_upper.norm()), float(of_lower.norm()))
+        relative.append(norms[-1] / size if size != 0 else 0.0)
+    return tuple(norms), max(relative)
 
 
 def _reduced(factors: Sequence[Tensor]) -> tuple[list[Tensor], int, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from overdepth._checks import check_size, with_float64
+from overdepth._checks import check_size, working_dtype
 from overdepth.inspection.measures import imbalance_norms
 from overdepth.layouts import MatrixLayout
 from overdepth.nn.factors import Factors
@@ -148,8 +148,8 @@ def check_held(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], wh
 
 
 def _metrics(factors: Factors) -> dict[str, float]:
-    wide = [with_float64(f.detach()).double() for f in factors]
-    metrics = {"norm": float(factors.layout.product(wide).norm())}
+    wide = [f.detach().to(working_dtype(f.dtype)) for f in factors]
+    metrics = {"norm": float(factors.layout.product(wide).double().norm())}
     if isinstance(factors.layout, MatrixLayout):
         metrics |= {"imbalance": math.nan, "multiplier": math.nan}
         if math.isfinite(metrics["norm"]):

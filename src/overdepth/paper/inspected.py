@@ -36,9 +36,9 @@ def multiplier_figure(inspection: Inspection, kind: Kind | None = None) -> go.Fi
     figure = blank_figure(title, x="directions of the product, fastest first (percent)", y="multiplier")
     figure.update_layout(hovermode="closest")
     for index, group in enumerate(grouped(products)):
-        dash = _DASHES[index // len(COLORS) % len(_DASHES)]
+        dash = _DASHES[(index + 1) // len(COLORS) % len(_DASHES)]
         label = f"{group[0].name} ({group[0].kind})" if kind is None else group[0].name
-        _add(figure, group, label, index, dash)
+        _add(figure, group, label, index + 1, dash)
     return figure
 
 
