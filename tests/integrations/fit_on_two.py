@@ -23,7 +23,7 @@ def main(path: str) -> None:
     )  # fmt: skip
     data = batches().dataset
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    own = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=False)  # Lightning's would shuffle
+    own: Any = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=False)  # Lightning's would shuffle
     trainer.fit(module, DataLoader(data, batch_size=8, sampler=own))
     if trainer.is_global_zero:
         torch.save(module.state_dict(), path)

@@ -47,8 +47,8 @@ def inspect(model: nn.Module) -> Inspection:
         >>> for layer in model:
         ...     _ = torch.nn.init.eye_(layer.weight)
         >>> found = od.inspect(model)
-        >>> found[0].factors, found[0].relative_imbalance, found[0].multipliers.mean
-        (('0.weight', '1.weight'), 0.0, 1.6666666666666665)
+        >>> found[0].factors, found[0].relative_imbalance, round(found[0].multipliers.mean, 6)
+        (('0.weight', '1.weight'), 0.0, 1.666667)
 
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Equation 7 and Claim 1; Min, Vidal & Mallada, ICML 2023, for
