@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from overdepth.inspection.chains import KINDS, Kind
 from overdepth.inspection.inspections import Inspection
 from overdepth.inspection.measures import Multipliers
 from overdepth.inspection.products import Product
 from overdepth.inspection.searching import inspect
 
-__all__ = ["KINDS", "Inspection", "Kind", "Multipliers", "Product", "inspect"]
+__all__ = ["Inspection", "Multipliers", "Product", "inspect"]

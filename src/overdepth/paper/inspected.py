@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
-from overdepth.inspection import KINDS, Inspection, Kind, Product
+from overdepth.inspection import Inspection, Product
+from overdepth.inspection.chains import KINDS, Kind
 from overdepth.inspection.table import HEADER, grouped, line
 from overdepth.paper.picture import COLORS, Curve, add_curve, blank_figure
 from overdepth.paper.rendering import embedded, write_page
