@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from overdepth import nn, optim
+from overdepth import inspection, nn, optim
 from overdepth._version import __version__
 from overdepth.chain import balanced_factors, imbalance, product
 from overdepth.citations import cite
 from overdepth.initialization import initial_factors
+from overdepth.inspection import Inspection, inspect
 from overdepth.nn import (
     CollapseError,
     CollapseReport,
@@ -26,6 +27,7 @@ from overdepth.rule import end_to_end_spectrum, end_to_end_update
 from overdepth.transfer import TransferOperator, transfer_operator
 
 if TYPE_CHECKING:
+    from overdepth import integrations as integrations
     from overdepth import lab as lab
     from overdepth import optax as optax
     from overdepth import theory as theory
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CollapseError",
     "CollapseReport",
+    "Inspection",
     "TransferOperator",
     "__version__",
     "balanced_factors",
@@ -43,6 +46,8 @@ __all__ = [
     "end_to_end_update",
     "imbalance",
     "initial_factors",
+    "inspect",
+    "inspection",
     "nn",
     "optim",
     "overparameterize_",
@@ -51,7 +56,7 @@ __all__ = [
     "verify_collapse",
 ]
 
-_LAZY = ("lab", "optax", "theory")
+_LAZY = ("integrations", "lab", "optax", "theory")
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ import overdepth
 from overdepth import (
     doctor_command,
     explore_command,
+    inspect_command,
     rates_command,
     reproduce_command,
     show_command,
@@ -39,6 +40,7 @@ class Advice:
 
 
 ADVICE = {
+    "inspect": Advice("nothing was written", less="a smaller model"),
     "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
     "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
     "explore": Advice("the explorer is closed"),
@@ -88,6 +90,7 @@ def root(
 
 for module, command in (
     (reproduce_command, reproduce_command.reproduce),
+    (inspect_command, inspect_command.inspect),
     (rates_command, rates_command.rates),
     (sweep_command, sweep_command.sweep),
     (show_command, show_command.show),
