@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command
+from overdepth import compare_command, rates_command, reproduce_command
 
 app = typer.Typer(
     add_completion=False,
@@ -37,14 +37,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}; free what is short and run it again.", FAILED)
     except (MemoryError, RuntimeError) as error:
+        if given[:1] == ["compare"] and str(error):  # its messages name the arm and the remedy
+            return _complain(str(error), FAILED)
         less = "a shorter --time or a smaller chain" if given[:1] == ["rates"] else "fewer seeds or steps"
         return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        kept = (
-            "nothing was written"
-            if given[:1] == ["rates"]
-            else "finished items and sweeps are kept; run it again to go on"
-        )
+        of_command = {"rates": "nothing was written", "compare": "finished runs are kept; run it again to go on"}
+        kept = of_command.get(given[0], "finished items and sweeps are kept; run it again to go on")
         return _complain(f"interrupted; {kept}.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 
@@ -62,6 +61,7 @@ def root(
 
 
 app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
+app.command(short_help=compare_command.SHORT, epilog=compare_command.EPILOG)(compare_command.compare)
 app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
 
 

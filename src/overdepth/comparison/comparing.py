@@ -108,7 +108,7 @@ def compare(
         out=out,
         trials=trials,
         controls=controls,
-        executor=_executor(task, workers),
+        executor=executor_of(task, workers),
         reporter=reporter,
     )
 
@@ -157,10 +157,13 @@ def run(
         ) from None
 
 
-def _executor(task: Task | FileTask, workers: int) -> Executor:
-    if check_size(workers, "workers") > 1:
-        return Processes(task, workers)
-    return InProcess(task.load() if isinstance(task, FileTask) else task)
+def executor_of(task: Task, workers: int, source: FileTask | None = None) -> Executor:
+    """This process, or several worker processes, which make the task from its file if there is one.
+
+    Raises:
+        ValueError: If ``workers`` is no number of processes.
+    """
+    return InProcess(task) if check_size(workers, "workers") == 1 else Processes(source or task, workers)
 
 
 @dataclass

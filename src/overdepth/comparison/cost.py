@@ -20,7 +20,6 @@ from overdepth.comparison.training import steps_of
 ROUNDS = 15
 BLOCK_S = 0.01
 """Seconds of a block of steps, about: long beside the clock, short beside what disturbs a machine."""
-_MOST_STEPS = 50
 _WARM_UP = 3
 
 
@@ -35,7 +34,7 @@ def cost(task: Task, job: Job) -> Outcome:
         memory = tuple(held_bytes(task, make(task, arm, lr, job.replicate), job.replicate) for arm, lr in sides)
         timed = [_Side(task, Job("cost", arm, lr, job.replicate, job.steps)) for arm, lr in sides]
         once = [side.seconds(min(_WARM_UP, job.steps)) for side in timed]
-        block = max(1, min(_MOST_STEPS, job.steps, round(BLOCK_S / max(min(once), 1e-6))))
+        block = max(1, min(job.steps // ROUNDS, round(BLOCK_S / max(min(once), 1e-6))))  # no longer than a run in all
         times = np.empty((2, ROUNDS))
         for turn in range(ROUNDS):
             for side in (0, 1) if turn % 2 else (1, 0):

@@ -16,8 +16,10 @@ QUANTITIES = 3
 """Steps, time and last loss: a verdict speaks of all three."""
 LEVEL = 1 - 0.05 / QUANTITIES
 """Of each interval, so that the three of a verdict hold together in 95 of 100."""
+INDIFFERENCE = 0.02
+"""Intervals are that much wider on either side, relative: a smaller difference is not spoken of."""
 CLOCK = 0.03
-"""What a ratio of times may be off by itself; intervals of time are that much wider on either side."""
+"""The same for times: what a clock on a busy machine may be off by itself."""
 _RESAMPLES = 4000
 
 
@@ -76,12 +78,12 @@ def interval(values: Sequence[float] | Array, *, level: float = LEVEL) -> tuple[
     return min(mean - half, float(low)), max(mean + half, float(high))
 
 
-def spread_of_ratios(ratios: Sequence[float], *, allowance: float = 0.0) -> Spread | None:
+def spread_of_ratios(ratios: Sequence[float], *, allowance: float = INDIFFERENCE) -> Spread | None:
     """The spread of positive ratios, its interval taken of their logarithms; None below two seeds.
 
     Args:
         ratios: Seed by seed.
-        allowance: What the measurement may be off by itself, relative.
+        allowance: By how much the interval is wider on either side, relative.
     """
     if len(ratios) < 2:
         return None
@@ -92,11 +94,12 @@ def spread_of_ratios(ratios: Sequence[float], *, allowance: float = 0.0) -> Spre
     return Spread(float(np.exp(np.median(logs))), *bounds, tuple(float(r) for r in ratios))
 
 
-def spread_of_differences(differences: Sequence[float]) -> Spread | None:
-    """The same for differences."""
+def spread_of_differences(differences: Sequence[float], size: float) -> Spread | None:
+    """The same for differences of values of this size."""
     if len(differences) < 2:
         return None
     low, high = interval(differences)
+    low, high = low - INDIFFERENCE * size, high + INDIFFERENCE * size
     return Spread(float(np.median(differences)), low, high, tuple(float(d) for d in differences), 0.0)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from overdepth._table import text_table
 from overdepth.comparison.arms import PLAIN, Arm
 from overdepth.comparison.jobs import Array, Outcome, smoothed, smoothing_window
-from overdepth.comparison.measures import CLOCK, LEVEL, Spread, first_step
+from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, Spread, first_step
 from overdepth.comparison.search import Search, Spent
 from overdepth.comparison.settings import Settings
 from overdepth.comparison.task import Task
@@ -143,8 +143,13 @@ class Comparison:
 
     def table(self) -> str:
         """Arms row by row, medians over seeds."""
-        header = ["arm", "learning rate", "last loss", "best loss", "steps to plain's best", "s", "ms a step", "memory"]
-        return "\n".join(text_table(header, [self._row(result) for result in self.results]))
+        header, *rows = self.table_rows()
+        return "\n".join(text_table(header, rows))
+
+    def table_rows(self) -> list[list[str]]:
+        """The table's cells, its header first."""
+        header = ["arm", "learning rate", "last loss", "best loss", "steps to plain's best", "seconds to it", "ms a step"]
+        return [[*header, "memory"], *(self._row(result) for result in self.results)]
 
     def _row(self, result: ArmResult) -> list[str]:
         curves = self.curves(result.finals)
@@ -190,7 +195,8 @@ class Comparison:
             )
         said.append(
             f"Intervals: {100 * LEVEL:.1f}% each, so that the three of a verdict (steps, time, last loss) hold together in "
-            f"95 of 100; over {n} seeds, each with a search of its own; times allow {100 * CLOCK:.0f}% for the clock."
+            f"95 of 100; over {n} seeds, each with a search of its own; widened by {100 * INDIFFERENCE:.0f}%, times by "
+            f"{100 * CLOCK:.0f}%: smaller differences are not spoken of."
         )
         if n < 5:
             said.append(

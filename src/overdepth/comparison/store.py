@@ -21,7 +21,6 @@ from overdepth.lab.npz import read_npz
 _log = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 TRIALS = "trials"
-_OWN = {SETTINGS, TRIALS, "index.html", "comparison.json"}
 
 
 class Store:
@@ -52,7 +51,7 @@ class Store:
             )
         (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)
         if before is None:
-            write_atomically(self.folder / SETTINGS, (json.dumps(now, indent=2) + "\n").encode())
+            write_json(self.folder / SETTINGS, now)
 
     @staticmethod
     def place(folder: str | os.PathLike[str]) -> Path:
@@ -172,6 +171,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes plain values as JSON, complete or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _short(value: object) -> str:

@@ -79,7 +79,7 @@ def judge(arm: Side, plain: Side, window: int) -> Verdict:
     if all(p > 0 and a > 0 for p, a in last):
         loss = spread_of_ratios([p / a for p, a in last])
     else:
-        loss = spread_of_differences([p - a for p, a in last])
+        loss = spread_of_differences([p - a for p, a in last], max(abs(p) for p, _ in last))
     return Verdict(_kind(steps, time, loss), _words(steps, time, loss, n), steps, time, loss)
 
 
@@ -99,8 +99,8 @@ def _words(steps: Spread, time: Spread | None, loss: Spread | None, n: int) -> s
     said = _pace(steps, time, n)
     if loss is None or loss.sign == 0:
         return said
-    joint = ", but" if said.startswith("no difference") else ";"
     how = "lower" if loss.sign > 0 else "higher"
+    joint = "; and" if {steps.sign, time.sign if time is not None else 0} == {loss.sign} else ", but"
     return f"{said}{joint} its last loss is {between(_outward(loss))} {how}"
 
 
@@ -112,7 +112,7 @@ def _pace(steps: Spread, time: Spread | None, n: int) -> str:
         return f"no difference that {n} seeds can show ({both})"
     if steps.sign == time.sign:
         return f"{_clause(steps, 'in steps', n)}, {between(_outward(time))} in time"
-    joint = ", but" if steps.sign and time.sign else ";"
+    joint = ", but" if steps.sign else ";"
     return f"{_clause(steps, 'in steps', n)}{joint} {_clause(time, 'in time', n)}"
 
 
