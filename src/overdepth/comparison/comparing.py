@@ -61,7 +61,7 @@ def compare(
         base: An optimizer class, or ``functools.partial`` of one with its options. An ``lr`` among them is where
             searches begin and what the untuned comparison uses.
         lrs: Learning rates to try; None: a search that finds its own range.
-        seeds: Replicates of search and final run; with one there is no verdict.
+        seeds: Replicates of search and final run; below 3 there is no verdict, and 5 show much more than 3.
         steps: Of every run; None: as many as ``budget`` affords.
         budget: Seconds that all of it may take.
         out: Folder in which finished runs are kept: called again with the same settings, it goes on where it was. More
@@ -186,7 +186,7 @@ class _Work:
         searches = self._searched()
         lrs = {key: search.best_lr for key, search in searches.items()}
         self._check_any_finite(searches)
-        finals = self._all("final", {key: lr for key, lr in lrs.items() if lr is not None})
+        finals = self._finals(searches, lrs)
         untuned = self._untuned(lrs) if "untuned" in self.settings.controls else {}
         matched = self._matched(finals) if "rms" in self.settings.controls else {}
         costs = self._costs(lrs)
@@ -225,6 +225,25 @@ class _Work:
             outcomes = {(job.arm.name, job.replicate, job.lr): outcome for job, outcome in self._run(jobs)}
             for job in jobs:  # in order, whatever the order in which they finished
                 searches[job.arm.name, job.replicate].tell(job.lr, outcomes[job.arm.name, job.replicate, job.lr])
+
+    def _finals(
+        self, searches: Mapping[tuple[str, int], Search], lrs: dict[tuple[str, int], float | None]
+    ) -> dict[tuple[str, int], Outcome]:
+        """Runs at the learning rates chosen; one that diverges is made again at the next smaller one that was finished.
+
+        The best learning rate is often next to the largest that works at all, which is not the same for every seed.
+        """
+        finals: dict[tuple[str, int], Outcome] = {}
+        missing = {key: lr for key, lr in lrs.items() if lr is not None}
+        while missing:
+            finals |= self._all("final", missing)
+            missing, before = {}, missing
+            for key, lr in before.items():
+                smaller = searches[key].next_smaller(lr) if finals[key].status != "done" else None
+                if smaller is not None:
+                    lrs[key] = missing[key] = smaller
+            self.left += len(missing)
+        return finals
 
     def _all(self, role: Any, lrs: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], Outcome]:
         arms = {arm.name: arm for arm in self.settings.arms}

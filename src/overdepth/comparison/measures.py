@@ -78,15 +78,13 @@ def interval(values: Sequence[float] | Array, *, level: float = LEVEL) -> tuple[
     return min(mean - half, float(low)), max(mean + half, float(high))
 
 
-def spread_of_ratios(ratios: Sequence[float], *, allowance: float = INDIFFERENCE) -> Spread | None:
-    """The spread of positive ratios, its interval taken of their logarithms; None below two seeds.
+def spread_of_ratios(ratios: Sequence[float], *, allowance: float = INDIFFERENCE) -> Spread:
+    """The spread of positive ratios, its interval taken of their logarithms.
 
     Args:
-        ratios: Seed by seed.
+        ratios: Seed by seed, at least two.
         allowance: By how much the interval is wider on either side, relative.
     """
-    if len(ratios) < 2:
-        return None
     logs = np.log(np.asarray(ratios, dtype=np.float64))
     low, high = interval(logs)
     widening = math.log1p(allowance)
@@ -94,10 +92,8 @@ def spread_of_ratios(ratios: Sequence[float], *, allowance: float = INDIFFERENCE
     return Spread(float(np.exp(np.median(logs))), *bounds, tuple(float(r) for r in ratios))
 
 
-def spread_of_differences(differences: Sequence[float], size: float) -> Spread | None:
+def spread_of_differences(differences: Sequence[float], size: float) -> Spread:
     """The same for differences of values of this size."""
-    if len(differences) < 2:
-        return None
     low, high = interval(differences)
     low, high = low - INDIFFERENCE * size, high + INDIFFERENCE * size
     return Spread(float(np.median(differences)), low, high, tuple(float(d) for d in differences), 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import statistics
@@ -20,10 +21,12 @@ from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, Spread, fi
 from overdepth.comparison.search import Search, Spent
 from overdepth.comparison.settings import Settings
 from overdepth.comparison.task import Task
-from overdepth.comparison.verdict import Side, Verdict, judge
+from overdepth.comparison.verdict import FEWEST_SEEDS, Side, Verdict, judge
 from overdepth.paper.claim import number
 
 NO_CURVE = np.zeros(0)
+COARSE = 2.05
+"""Neighbouring learning rates further apart than this are remarked upon."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,29 @@ class Comparison:
     @functools.cached_property
     def verdicts(self) -> dict[str, Verdict]:
         """By arm: each at its own learning rate against plain training at its own."""
-        plain = self.results[0]
+        return self.against("plain")
+
+    def against(self, name: str) -> dict[str, Verdict]:
+        """By arm: each at its own learning rate against another arm at its own.
+
+        Args:
+            name: Of the other arm. Times are known only against ``plain``.
+
+        Raises:
+            KeyError: If there is no arm of this name.
+        """
+        other = {result.arm.name: result for result in self.results}[name]
         found = {}
         for result in self.results[1:]:
+            if result is other:
+                continue
             if any(lr is None for lr in result.lrs):
                 tried = [t.lr for search in result.searches for t in search.tried]
                 words = f"unstable: diverged at every learning rate tried, {min(tried):g} to {max(tried):g}, for a seed"
                 found[result.arm.name] = Verdict("unstable", words)
                 continue
-            times = _step_times(result.costs)
-            first = Side("plain", self.curves(plain.finals), times and [t[0] for t in times])
+            times = _step_times(result.costs) if other is self.results[0] else None
+            first = Side(name, self.curves(other.finals), times and [t[0] for t in times])
             own = Side(result.arm.name, self.curves(result.finals), times and [t[1] for t in times])
             found[result.arm.name] = judge(own, first, self.window)
         return found
@@ -193,12 +209,24 @@ class Comparison:
                 f"search of {result.arm.name}: {spent.trials} trials, {spent.pruned} cut short, {spent.diverged} diverged, "
                 f"{spent.steps:,} steps{beyond}."
             )
+            lower = sum(lr != search.best_lr for lr, search in zip(result.lrs, result.searches, strict=True))
+            if lower:
+                said.append(
+                    f"{result.arm.name} diverged for {lower} of {n} seeds at the learning rate that the search chose, and "
+                    f"was run again at the next smaller one that was tried."
+                )
         said.append(
             f"Intervals: {100 * LEVEL:.1f}% each, so that the three of a verdict (steps, time, last loss) hold together in "
             f"95 of 100; over {n} seeds, each with a search of its own; widened by {100 * INDIFFERENCE:.0f}%, times by "
             f"{100 * CLOCK:.0f}%: smaller differences are not spoken of."
         )
-        if n < 5:
+        lrs = self.settings.lrs
+        if lrs is not None and len(lrs) > 1 and max(b / a for a, b in itertools.pairwise(lrs)) > COARSE:
+            said.append(
+                f"The learning rates given lie up to {max(b / a for a, b in itertools.pairwise(lrs)):.3g} times apart: an arm "
+                f"whose best one lies between two of them loses by that, whatever its depth."
+            )
+        if FEWEST_SEEDS <= n < 5:
             said.append(
                 f"With {n} seeds an interval supposes that logarithms of ratios are about normal, and is wide: only large "
                 f"effects show. 5 seeds halve it."

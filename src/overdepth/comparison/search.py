@@ -60,7 +60,7 @@ def next_lr(first: float, tried: dict[float, float]) -> float:
 
     Args:
         first: Where to begin.
-        tried: Losses by learning rate; ``math.inf`` for what diverged, was pruned or is still running.
+        tried: Losses by learning rate; ``math.inf`` for what diverged or was pruned, NaN for what is still running.
 
     Example:
         >>> from overdepth.comparison.search import next_lr
@@ -76,9 +76,11 @@ def next_lr(first: float, tried: dict[float, float]) -> float:
     if not finished:
         return _tidy(lrs[0] / RUNG)
     best = min(finished, key=lambda lr: (tried[lr], lr))
-    if best == finished[-1] == lrs[-1] or (best == finished[0] == lrs[0]):
-        return _tidy(best * RUNG if best == lrs[-1] else best / RUNG)
     at = lrs.index(best)
+    if all(math.isnan(tried[lr]) for lr in lrs[at + 1 :]):
+        return _tidy(lrs[-1] * RUNG)
+    if all(math.isnan(tried[lr]) for lr in lrs[:at]):
+        return _tidy(lrs[0] / RUNG)
     gaps = [(lrs[i], lrs[i + 1]) for i in (at, at - 1) if 0 <= i < len(lrs) - 1]
     low, high = max(gaps, key=lambda gap: math.log(gap[1] / gap[0]) + 1e-9 * (gap[0] == best))
     return _tidy(math.sqrt(low * high))
@@ -93,7 +95,7 @@ class Search:
         steps: Of a trial.
         lrs: Learning rates to try; None: the ladder's.
         trials: How many to try, if they are the ladder's.
-        first: The ladder's first.
+        first: The ladder's first, but for the replicate's :func:`offset`.
         is_full_batch: Whether losses need no smoothing.
     """
 
@@ -114,7 +116,7 @@ class Search:
         self.tried: list[Tried] = []
         self.outcomes: list[Outcome] = []
         self._window = smoothing_window(steps, is_full_batch=is_full_batch)
-        self._study = optuna.create_study(sampler=Ladder(first))
+        self._study = optuna.create_study(sampler=Ladder(first * RUNG ** offset(replicate)))
         self._left = trials if lrs is None else len(lrs)
         self._running: dict[float, optuna.Trial] = {}
         for lr in [] if lrs is None else spread(lrs):
@@ -151,11 +153,24 @@ class Search:
         done = [t for t in self.tried if t.status == "done"]
         return min(done, key=lambda t: (t.value, t.lr)).lr if done else None
 
+    def next_smaller(self, lr: float) -> float | None:
+        """The next smaller learning rate of which a trial was finished, if there is one."""
+        return max((t.lr for t in self.tried if t.status == "done" and t.lr < lr), default=None)
+
     @property
     def is_at_edge(self) -> bool:
         """Whether the best one is the largest or smallest of all that were tried, so that a better one may lie beyond."""
         lrs = sorted(t.lr for t in self.tried)
         return len(lrs) > 1 and self.best_lr in (lrs[0], lrs[-1])
+
+
+def offset(replicate: int) -> float:
+    """Where in a rung the ladder of a replicate begins, in [-0.5, 0.5): 0, then spread evenly.
+
+    All arms of a replicate climb the same ladder, but an arm's best learning rate may lie on a rung or between two. Were
+    the ladders of all replicates the same, that luck would be the same in all of them, and look like a difference.
+    """
+    return (replicate * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5
 
 
 def pruner(earlier: Sequence[Tried], steps: int) -> Callable[[int, float], bool] | None:
@@ -220,6 +235,8 @@ def spread(lrs: Sequence[float]) -> list[float]:
 
 
 def _rank(trial: FrozenTrial) -> float:
+    if trial.state == TrialState.RUNNING:
+        return math.nan
     return float(trial.value) if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
 
 

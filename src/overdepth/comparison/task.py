@@ -147,17 +147,15 @@ class Task:
                     f"batch_size is {self.batch_size}, but data has {len(tensors[0])} rows; expected at most as many."
                 )
             return
-        if self.batch_size is not None:
-            raise ValueError("batch_size is for data that are tensors; a loader has its own, so leave it out.")
         if isinstance(self.data, torch.utils.data.Dataset):
             raise TypeError("data is a Dataset of single examples; wrap it: torch.utils.data.DataLoader(data, ...).")
-        if callable(self.data):
-            return
-        if not hasattr(self.data, "__iter__"):
+        if not callable(self.data) and not hasattr(self.data, "__iter__"):
             raise TypeError(
                 f"data is a {type(self.data).__name__}, expected tensors, a loader, or a function of the seed."
             )
-        if hasattr(self.data, "__next__"):
+        if not callable(self.data) and hasattr(self.data, "__next__"):
             raise TypeError(
                 "data is an iterator, which can be read only once; give a list, a loader, or a function of the seed."
             )
+        if self.batch_size is not None:
+            raise ValueError("batch_size is for data that are tensors; a loader has its own, so leave it out.")

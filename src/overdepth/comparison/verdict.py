@@ -10,6 +10,8 @@ from typing import Literal
 from overdepth.comparison.jobs import Array
 from overdepth.comparison.measures import CLOCK, Spread, race, spread_of_differences, spread_of_ratios
 
+FEWEST_SEEDS = 3
+"""Below, no verdict is given: the interval over two seeds is as wide as everything."""
 Kind = Literal["faster", "slower", "lower loss", "higher loss", "mixed", "no difference", "unstable", "not decided"]
 
 
@@ -67,10 +69,10 @@ def judge(arm: Side, plain: Side, window: int) -> Verdict:
             return Verdict(
                 "unstable", f"unstable: {whose}diverged for {side.diverged} of {n} seeds at the learning rate chosen"
             )
+    if n < FEWEST_SEEDS:
+        return Verdict("not decided", f"not decided: too few seeds ({n}) to show a spread; give {FEWEST_SEEDS} or more")
     races = [race(p, a, window) for p, a in zip(plain.curves, arm.curves, strict=True)]
     steps = spread_of_ratios([r.speed for r in races])
-    if steps is None:
-        return Verdict("not decided", "not decided: one seed shows no spread; give 3 seeds or more")
     time = None
     if plain.step_times is not None and arm.step_times is not None:
         costs = zip(races, plain.step_times, arm.step_times, strict=True)
