@@ -262,11 +262,16 @@ def test_finished_runs_are_kept_when_the_budget_runs_out(tmp_path: Path, monkeyp
     assert len(list((tmp_path / "trials").iterdir())) >= 3
 
 
-def test_a_budget_alone_decides_the_steps_once(tmp_path: Path) -> None:
-    found = compared(steps=None, budget=20, out=tmp_path, seeds=1, lrs=[0.1])
-    assert found.settings.steps >= 20
-    again = compared(steps=None, budget=30, out=tmp_path, seeds=1, lrs=[0.1])
-    assert again.settings.steps == found.settings.steps
+def test_a_budget_alone_decides_the_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two arms, a trial and a final run each, a millisecond a step: 4 ms for each step of a run."""
+    monkeypatch.setattr("overdepth.comparison.budget._step_seconds", lambda *_: 1e-3)
+    monkeypatch.setattr("overdepth.comparison.comparing.deadline", lambda _: lambda: False)
+    found = compared(steps=None, budget=0.2, out=tmp_path, seeds=1, lrs=[0.1])
+    assert found.settings.steps == 45
+    again = compared(steps=None, budget=0.3, out=tmp_path, seeds=1, lrs=[0.1])
+    assert again.settings.steps == 45
+    with pytest.raises(ValueError, match="budget is 0.01 s, but 20 steps of 1 trials and 1 seeds take at least 0.08 s, 0.04"):
+        compared(steps=None, budget=0.01, seeds=1, lrs=[0.1])
 
 
 @pytest.mark.slow

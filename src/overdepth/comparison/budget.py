@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 import torch
@@ -27,7 +28,7 @@ def affordable_steps(task: Task, settings: Settings, budget: float) -> int:
         ValueError: If that is next to none.
     """
     seconds = {arm.name: runs * _step_seconds(task, arm) for arm, runs in _runs(settings, pruned=False)}
-    steps = int(_SHARE * budget / sum(seconds.values()))
+    steps = int(_SHARE * budget / max(sum(seconds.values()), 1e-9))
     if steps < FEWEST_STEPS:
         raise ValueError(_too_small(seconds, FEWEST_STEPS, budget, settings))
     return steps
@@ -56,9 +57,13 @@ def _step_seconds(task: Task, arm: Arm) -> float:
         job = Job("cost", arm, task.first_lr, 0, _STEPS)
         stepper = steps_of(task, job, make(task, arm, job.lr, job.seed))
         next(stepper, None)
-        began = time.perf_counter()
-        made = sum(1 for _ in zip(range(_STEPS), stepper, strict=False))
-        return (time.perf_counter() - began) / max(made, 1)
+        times = []
+        for _ in range(_STEPS):
+            began = time.perf_counter()
+            if next(stepper, None) is None:
+                break
+            times.append(time.perf_counter() - began)
+        return statistics.median(times) if times else 0.0
 
 
 def _too_small(seconds: dict[str, float], steps: int, budget: float, settings: Settings) -> str:

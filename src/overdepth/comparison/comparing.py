@@ -143,9 +143,9 @@ def run(
         chosen = kept["steps"] if steps is None and kept is not None else steps
         if chosen is None:
             chosen = affordable_steps(task, settings, budget)
-        settings = check_settings(arms, lrs, trials, seeds, chosen, controls)
-        if kept is None:
+        elif kept is None:
             check_budget(task, settings, budget)
+        settings = check_settings(arms, lrs, trials, seeds, chosen, controls)
     store = Store(out, settings.to_store(task, mark))
     work = _Work(task, settings, store, executor, should_stop, reporter or Reporter())
     try:
