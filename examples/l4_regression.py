@@ -1,6 +1,6 @@
 """Linear regression with the l4 loss, full batch: where depth helps.
 
-    overdepth compare examples/l4_regression.py:task --out l4-regression
+overdepth compare examples/l4_regression.py:task --out l4-regression
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.paper.test_page import look, needs_browser
 
 from overdepth.cli import main
-from tests.paper.test_page import look, needs_browser
 
 PROBLEMS = Path(__file__).parent / "comparison" / "problems.py"
 TASK = f"{PROBLEMS}:settings"
@@ -121,7 +121,19 @@ def test_help_begins_with_an_example(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_interrupt_is_status_130_and_the_same_command_goes_on(workers: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "overdepth", "compare", TASK, "--steps", "400", "--workers", workers, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "overdepth",
+        "compare",
+        TASK,
+        "--steps",
+        "400",
+        "--workers",
+        workers,
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(  # noqa: S603 - our own command
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

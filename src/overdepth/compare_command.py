@@ -13,16 +13,20 @@ from overdepth.terminal import OutputConsole, progress_reporter
 
 SHORT = "Does depth help your model? A fair comparison, with controls and error bars."
 EPILOG = (
-    "Arms: plain; form1:2 (two factors in the model); form2:3:near_identity:0.1 (three in the optimizer, drawn); form3:2.5 "
-    "(the rule, any depth); again (plain on other seeds: chance alone). Exit status: 0 done, 1 failed, 2 bad input, 130 "
-    "interrupted."
+    "Arms: plain; form1:2 (two factors in the model); form2:3:near_identity:0.1 (three in the optimizer, drawn); "
+    "form3:2.5 (the rule, any depth); again (plain on other seeds: chance alone). Exit status: 0 done, 1 failed, 2 bad "
+    "input, 130 interrupted."
 )
 COLORS = {"faster": "green", "lower loss": "green", "slower": "red", "higher loss": "red", "unstable": "red"}
 
 
 def compare(
-    task: Annotated[str, typer.Argument(help="FILE.py:FUNCTION; it returns a dict of build, loss_step, data, base, ...")],
-    arm: Annotated[list[str] | None, typer.Option(help="An arm; give it several times. The task's, or form1:2.")] = None,
+    task: Annotated[
+        str, typer.Argument(help="FILE.py:FUNCTION; it returns a dict of build, loss_step, data, base, ...")
+    ],
+    arm: Annotated[
+        list[str] | None, typer.Option(help="An arm; give it several times. The task's, or form1:2.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of every run; the task's, or what --budget affords.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Replicates of search and run; the task's, or 3.")] = None,
     lrs: Annotated[str | None, typer.Option(help="Learning rates to try, as in 0.01,0.03,0.1; else a search.")] = None,
@@ -39,8 +43,8 @@ def compare(
     Trains a model plainly and with weights as products of factors, each at its own best learning rate, and says whether
     depth helps: in steps, in time, in loss, with controls and intervals.
 
-    Writes index.html (one page, no network needed), comparison.json, and every finished run under trials. An interrupted
-    command loses no finished run.
+    Writes index.html (one page, no network needed), comparison.json, and every finished run under trials. An
+    interrupted command loses no finished run.
     """
     try:
         from overdepth.comparison.comparing import executor_of, run
@@ -51,7 +55,8 @@ def compare(
         if error.name is None or error.name.split(".")[0] == "overdepth":
             raise
         raise ModuleNotFoundError(
-            f"overdepth compare needs {error.name}; install the extra: pip install 'overdepth[compare]'.", name=error.name
+            f"overdepth compare needs {error.name}; install the extra: pip install 'overdepth[compare]'.",
+            name=error.name,
         ) from error
     path, colon, function = task.rpartition(":")
     if not colon or not path or not function:

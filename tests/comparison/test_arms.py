@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.comparison.problems import network, task
 from torch import nn
 
 from overdepth.comparison.arms import Arm, parse_arms
@@ -15,8 +16,6 @@ from overdepth.comparison.jobs import Job
 from overdepth.comparison.making import make
 from overdepth.comparison.training import train
 from overdepth.optim import EndToEndSGD, Factored
-
-from tests.comparison.problems import network, task
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.comparison.problems import linear, nan_loss, network, regression, squares, task
 from torch import Tensor, nn
 
 import overdepth as od
@@ -19,8 +20,6 @@ from overdepth.comparison.executors import InProcess
 from overdepth.comparison.jobs import Job
 from overdepth.comparison.training import train
 from overdepth.paper.context import Reporter
-
-from tests.comparison.problems import linear, nan_loss, network, regression, squares, task
 
 
 def compared(**changes: Any) -> Comparison:
@@ -70,7 +69,9 @@ def test_tuning_removes_what_a_doubled_learning_rate_gains(lrs: list[float] | No
     data = well()
     arms = [Arm("doubled", lr_factor=2)]
     base = partial(torch.optim.SGD, lr=0.1)
-    found = compared(data=data, batch_size=None, arms=arms, base=base, lrs=lrs, steps=100, controls=("untuned",), seeds=5)
+    found = compared(
+        data=data, batch_size=None, arms=arms, base=base, lrs=lrs, steps=100, controls=("untuned",), seeds=5
+    )
     assert found.untuned["doubled"].kind == "faster"
     assert found.untuned["doubled"].steps is not None
     assert 1.5 < found.untuned["doubled"].steps.low
@@ -102,7 +103,14 @@ def test_the_controls_are_run_and_reported() -> None:
     arms = ["form1:2", "form2:2:near_zero:0.3", "form3:2.5", "again"]
     found = compared(build=network, arms=arms, lrs=[0.05, 0.1], controls=("untuned", "norm", "rms"))
     names = [result.arm.name for result in found.results]
-    assert names == ["plain", "form1:2", "form2:2:near_zero:0.3", "form2:2:near_zero:0.3, norm matched", "form3:2.5", "again"]
+    assert names == [
+        "plain",
+        "form1:2",
+        "form2:2:near_zero:0.3",
+        "form2:2:near_zero:0.3, norm matched",
+        "form3:2.5",
+        "again",
+    ]
     assert set(found.verdicts) == set(names[1:])
     assert set(found.matched) == {"form1:2", "form2:2:near_zero:0.3", "form3:2.5"}
     assert set(found.untuned) == {"form1:2", "form2:2:near_zero:0.3", "form3:2.5", "again"}
@@ -120,7 +128,9 @@ def test_the_progress_ends_where_it_said() -> None:
     told: list[tuple[int, int]] = []
     begun: list[tuple[str, int, int]] = []
     reporter = Reporter(lambda *args: begun.append(args), lambda *args: told.append(args))
-    compared(build=network, arms=["form1:2", "form1:2:near_zero"], controls=("untuned", "norm", "rms"), reporter=reporter)
+    compared(
+        build=network, arms=["form1:2", "form1:2:near_zero"], controls=("untuned", "norm", "rms"), reporter=reporter
+    )
     assert [steps for steps, _ in told] == sorted(steps for steps, _ in told)
     assert told[-1] == (begun[0][2], 0)
 
@@ -129,7 +139,10 @@ def test_the_progress_ends_where_it_said() -> None:
     ("changes", "message"),
     [
         ({"loss_step": lambda m, b: 1.0}, "arm 'plain': loss_step returned a float, expected a scalar tensor"),
-        ({"loss_step": nan_loss}, "the loss is not finite in every arm ('plain', 'form1:2') at every learning rate tried"),
+        (
+            {"loss_step": nan_loss},
+            "the loss is not finite in every arm ('plain', 'form1:2') at every learning rate tried",
+        ),
         ({"lrs": [1e9]}, "the loss is not finite in every arm"),
         ({"data": lambda s: iter([regression()] * 7), "batch_size": None}, "arm 'plain', learning rate"),
         ({"build": partial(nn.BatchNorm1d, 3)}, "arm 'form1:2': nothing to over-parameterize in BatchNorm1d"),
@@ -214,15 +227,17 @@ def test_arms_and_seeds_may_be_added(tmp_path: Path) -> None:
     [
         ({"steps": 41}, "other settings: steps was 40 and is 41; name another folder with out, or delete it."),
         ({"lrs": [0.05, 0.1]}, "lrs was [0.05, 0.1, 0.2] and is [0.05, 0.1]"),
-        ({"base": torch.optim.Adam}, "base was \"SGD()\" and is \"Adam()\""),
-        ({"base": partial(torch.optim.SGD, momentum=0.9)}, "base was \"SGD()\" and is \"SGD(momentum=0.9)\""),
+        ({"base": torch.optim.Adam}, 'base was "SGD()" and is "Adam()"'),
+        ({"base": partial(torch.optim.SGD, momentum=0.9)}, 'base was "SGD()" and is "SGD(momentum=0.9)"'),
         ({"batch_size": 16}, "batch_size was 8 and is 16"),
         ({"data": regression(noise=0.6)}, "model, data and loss was"),
         ({"build": network}, "model, data and loss was"),
         ({"loss_step": lambda m, b: 2 * squares(m, b)}, "model, data and loss was"),
     ],
 )
-def test_changed_settings_are_refused_with_the_difference(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_changed_settings_are_refused_with_the_difference(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     compared(out=tmp_path, seeds=1, steps=40)
     kept = sorted((tmp_path / "trials").iterdir())
     with pytest.raises(ValueError, match=r"\.$") as caught:
@@ -244,7 +259,7 @@ def test_foreign_folders_are_refused_and_damage_is_made_again(tmp_path: Path, ca
     assert caplog.text.count("cannot be read") == 3
     assert again.results[0].lrs == found.results[0].lrs
     (tmp_path / "out" / "settings.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="settings.json cannot be read; delete"):
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read; delete"):
         compared(out=tmp_path / "out", seeds=1)
 
 
@@ -256,7 +271,9 @@ def test_finished_runs_are_kept_when_the_budget_runs_out(tmp_path: Path, monkeyp
         return asked[0] > 70
 
     monkeypatch.setattr("overdepth.comparison.comparing.deadline", lambda _: stop)
-    with pytest.raises(RuntimeError, match=r"the budget of 1000 s ran out at arm 'form1:2'; what is finished is kept in") as e:
+    with pytest.raises(
+        RuntimeError, match=r"the budget of 1000 s ran out at arm 'form1:2'; what is finished is kept in"
+    ) as e:
         compared(budget=1000, out=tmp_path)
     assert "raise the budget, or lower steps or trials" in str(e.value)
     assert len(list((tmp_path / "trials").iterdir())) >= 3
@@ -270,7 +287,9 @@ def test_a_budget_alone_decides_the_steps_once(tmp_path: Path, monkeypatch: pyte
     assert found.settings.steps == 45
     again = compared(steps=None, budget=0.3, out=tmp_path, seeds=1, lrs=[0.1])
     assert again.settings.steps == 45
-    with pytest.raises(ValueError, match="budget is 0.01 s, but 20 steps of 1 trials and 1 seeds take at least 0.08 s, 0.04"):
+    with pytest.raises(
+        ValueError, match="budget is 0.01 s, but 20 steps of 1 trials and 1 seeds take at least 0.08 s, 0.04"
+    ):
         compared(steps=None, budget=0.01, seeds=1, lrs=[0.1])
 
 
@@ -284,8 +303,10 @@ def test_worker_processes_give_the_same(tmp_path: Path) -> None:
             assert x is not None
             assert y is not None
             assert x.losses == pytest.approx(y.losses, rel=1e-6)
-    with pytest.raises(ValueError, match="cannot be sent to worker processes .*; use functions of a module, or workers=1"):
-        compared(build=lambda: network(), workers=2)
+    with pytest.raises(
+        ValueError, match=r"cannot be sent to worker processes .*; use functions of a module, or workers=1"
+    ):
+        compared(build=lambda: nn.Linear(3, 1), workers=2)
 
 
 def test_an_executor_needs_one_method() -> None:
@@ -298,9 +319,9 @@ def test_the_library_itself_needs_torch_alone() -> None:
     import subprocess
     import sys
 
-    code = "import sys, overdepth; assert not {'optuna', 'plotly', 'numpy.random', 'scipy', 'typer'} & set(sys.modules) - base"
-    code = f"import sys, torch; base = set(sys.modules); {code}; overdepth.compare; assert 'optuna' in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    extras = {"optuna", "plotly", "scipy", "typer"}
+    code = f"import sys, overdepth; assert not {extras} & set(sys.modules); overdepth.compare; sys.modules['optuna']"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.comparison.problems import task
 
 from overdepth.comparison.arms import Arm
 from overdepth.comparison.jobs import Job, Outcome, Tried
 from overdepth.comparison.search import Search, Spent, next_lr, offset, pruner, spread
 from overdepth.comparison.training import train
-
-from tests.comparison.problems import task
 
 
 def search(*, lrs: list[float] | None = None, trials: int = 9, replicate: int = 0, first: float = 1.0) -> Search:

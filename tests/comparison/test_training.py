@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.comparison.problems import linear, network, regression, squares, task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,8 +18,6 @@ from overdepth.comparison.batches import batches
 from overdepth.comparison.cost import cost
 from overdepth.comparison.jobs import Job, smoothed, smoothing_window
 from overdepth.comparison.training import Stopped, train
-
-from tests.comparison.problems import linear, network, regression, squares, task
 
 PLAIN = Arm("plain")
 
@@ -104,13 +103,28 @@ def test_a_generator_of_a_loader_is_seeded() -> None:
     ("changes", "message"),
     [
         ({"loss_step": lambda m, b: [1.0]}, "arm 'plain': loss_step returned a list, expected a scalar tensor"),
-        ({"loss_step": lambda m, b: m(b[0])}, "loss_step returned a tensor of shape (8, 1), expected a scalar; return its"),
-        ({"loss_step": lambda m, b: squares(m, b).detach()}, "returned a loss without a gradient; compute it from the model"),
-        ({"loss_step": lambda m, b: 1 / 0}, "arm 'plain': step 1 failed: division by zero (ZeroDivisionError); mend what"),
+        (
+            {"loss_step": lambda m, b: m(b[0])},
+            "loss_step returned a tensor of shape (8, 1), expected a scalar; return its",
+        ),
+        (
+            {"loss_step": lambda m, b: squares(m, b).detach()},
+            "returned a loss without a gradient; compute it from the model",
+        ),
+        (
+            {"loss_step": lambda m, b: 1 / 0},
+            "arm 'plain': step 1 failed: division by zero (ZeroDivisionError); mend what",
+        ),
         ({"loss_step": lambda m, b: m(b[1])}, "arm 'plain': step 1 failed: mat1 and mat2 shapes cannot be multiplied"),
         ({"build": lambda: "model"}, "arm 'plain': build returned a str, expected a torch.nn.Module"),
-        ({"data": lambda seed: iter([regression()] * 7), "batch_size": None}, "data ran dry after 7 of 40 steps; give a"),
-        ({"data": [], "batch_size": None}, "arm 'plain': step 1 failed: data has no batch at all; give a loader that is"),
+        (
+            {"data": lambda seed: iter([regression()] * 7), "batch_size": None},
+            "data ran dry after 7 of 40 steps; give a",
+        ),
+        (
+            {"data": [], "batch_size": None},
+            "arm 'plain': step 1 failed: data has no batch at all; give a loader that is",
+        ),
         ({"base": partial(torch.optim.SGD, speed=3)}, "arm 'plain': "),
     ],
 )
@@ -126,7 +140,10 @@ def test_what_is_wrong_is_one_sentence_with_the_arm(changes: dict[str, Any], mes
         ({"data": 3}, "data is a int, expected tensors, a loader, or a function of the seed"),
         ({"data": iter([1])}, "data is an iterator, which can be read only once"),
         ({"data": TensorDataset(*regression())}, "data is a Dataset of single examples; wrap it"),
-        ({"data": (torch.ones(3, 1), torch.ones(4, 1))}, "tensors of shapes (3, 1), (4, 1), expected the same number of rows"),
+        (
+            {"data": (torch.ones(3, 1), torch.ones(4, 1))},
+            "tensors of shapes (3, 1), (4, 1), expected the same number of rows",
+        ),
         ({"batch_size": 65}, "batch_size is 65, but data has 64 rows"),
         ({"data": [1, 2]}, "batch_size is for data that are tensors"),
         ({"base": torch.nn.Linear}, "expected an optimizer class such as torch.optim.SGD"),
@@ -180,7 +197,7 @@ def test_the_cost_of_a_step_is_taken_of_both() -> None:
 
 
 def test_memory_is_counted() -> None:
-    """A linear layer 3 -> 1 in float32 under Adam: weight, gradient, two moments and a step count; the batch; 8 residuals."""
+    """A layer 3 -> 1 in float32 under Adam: weight, gradient, two moments, a step count; the batch; 8 residuals."""
     given = task(base=torch.optim.Adam)
     found = cost(given, Job("cost", Arm("twin"), 0.01, 0, 30, beside=0.01)).memory
     assert found[0] == found[1]

@@ -27,7 +27,7 @@ def side(name: str, *rates: float, step: float = 1.0, floor: float = 0.1) -> Sid
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("draw", ["normal", "heavy", "uniform"])
 def test_intervals_cover_the_centre_as_often_as_they_say(n: int, draw: str) -> None:
-    """Of normal and Student t (4) values at the level of a verdict's intervals; the price of very light tails is known."""
+    """Of normal and Student t (4) values at a verdict's level; the price of very light tails is known."""
     rng = np.random.default_rng(n)
     drawn = {
         "normal": rng.normal(size=(REPEATS, n)),
@@ -65,14 +65,14 @@ def test_the_race_goes_to_the_best_loss_that_both_reach() -> None:
 @pytest.mark.parametrize(
     ("arm", "kind", "words"),
     [
-        (side("arm", 0.02, 0.021, 0.0205), "faster", r"^faster by 1\.\d+ to \d\.\d+ x in steps, 1\.\d+ to \d\.\d+ x in time"),
-        (side("arm", 0.01, 0.0101, 0.01), "no difference", r"^no difference that 3 seeds can show \(0\.\d+ to 1\.\d+ x as "),
-        (side("arm", 0.01, 0.01, 0.01, step=2), "slower", r"^no difference in steps that 3 seeds can show \(.*\); slower by "),
-        (side("arm", 0.005, 0.0051, 0.0052), "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; and its last "),
+        (side("arm", 0.02, 0.021, 0.0205), "faster", r"^faster by 1\.\d+ to \d\.\d+ x in steps, 1\.\d+ to \d\.\d+ x i"),
+        (side("arm", 0.01, 0.0101, 0.01), "no difference", r"^no difference that 3 seeds can show \(0\.\d+ to 1\.\d+ "),
+        (side("arm", 0.01, 0.01, 0.01, step=2), "slower", r"^no difference in steps that 3 seeds can show \(.*\); slo"),
+        (side("arm", 0.005, 0.0051, 0.0052), "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; and its "),
         (side("arm", 0.02, 0.021, 0.0205, step=9), "mixed", r"^faster by .* x in steps, but slower by .* x in time"),
-        (side("arm", 0.02, 0.021, 0.0205, step=2), "faster", r"^faster by .* x in steps, but no difference in time that "),
+        (side("arm", 0.02, 0.021, 0.0205, step=2), "faster", r"^faster by .* x in steps, but no difference in time th"),
         (side("arm", 0.01, 0.02, 0.005), "no difference", r"^no difference that 3 seeds"),
-        (side("arm", 0.01, 0.02), "not decided", r"^not decided: too few seeds \(2\) to show a spread; give 3 or more$"),
+        (side("arm", 0.01, 0.02), "not decided", r"^not decided: too few seeds \(2\) to show a spread; give 3 or more"),
     ],
 )  # fmt: skip
 def test_words(arm: Side, kind: str, words: str) -> None:

@@ -70,7 +70,7 @@ def _too_small(seconds: dict[str, float], steps: int, budget: float, settings: S
     slowest = max(seconds, key=lambda name: seconds[name])
     total, most = steps * sum(seconds.values()), steps * seconds[slowest]
     return (
-        f"budget is {budget:g} s, but {steps} steps of {settings.trials} trials and {settings.seeds} seeds take at least "
-        f"{total:.3g} s, {most:.3g} s of them in arm {slowest!r}; raise the budget, or lower steps, trials or seeds, or "
-        f"leave this arm out."
+        f"budget is {budget:g} s, but {steps} steps of {settings.trials} trials and {settings.seeds} seeds take at "
+        f"least {total:.3g} s, {most:.3g} s of them in arm {slowest!r}; raise the budget, or lower steps, trials or "
+        f"seeds, or leave this arm out."
     )

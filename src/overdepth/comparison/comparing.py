@@ -53,8 +53,8 @@ def compare(
     Args:
         build: Makes the model. Called under ``torch.manual_seed``.
         loss_step: ``loss_step(model, batch)`` returns the loss, a scalar tensor.
-        data: A tensor or tuple of tensors (a batch is the same, with ``batch_size`` rows); or what can be iterated again
-            and again, such as a ``DataLoader``; or a function of the seed that returns such a thing.
+        data: A tensor or tuple of tensors (a batch is the same, with ``batch_size`` rows); or what can be iterated
+            again and again, such as a ``DataLoader``; or a function of the seed that returns such a thing.
         arms: ``plain``, ``form1:2`` (factors in the model), ``form2:3:near_identity:0.1`` (in the optimizer),
             ``form3:2.5`` (the end-to-end rule), ``again`` (plain training on other seeds: what chance alone does), or
             :class:`overdepth.comparison.Arm`. ``plain`` is always there.
@@ -82,9 +82,9 @@ def compare(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of its range, an arm cannot be made of the model, ``out`` holds runs with other
-            settings, the budget is too small for what is asked, or plain training diverges at every learning rate.
-        RuntimeError: If the budget runs out, or the user's functions fail.
+        ValueError: If an argument is out of its range, an arm cannot be made of the model, ``out`` holds runs with
+            other settings, the budget is too small for what is asked, or plain training diverges at every learning
+        rate. RuntimeError: If the budget runs out, or the user's functions fail.
 
     Example:
         >>> import torch, overdepth as od
@@ -333,8 +333,8 @@ class _Work:
         if all(search.best_lr is None for search in searches.values()):
             names = ", ".join(repr(arm.name) for arm in self.settings.arms)
             raise ValueError(
-                f"the loss is not finite in every arm ({names}) at every {rates}; check loss_step and the data, or give "
-                f"smaller learning rates with lrs."
+                f"the loss is not finite in every arm ({names}) at every {rates}; check loss_step and the data, or "
+                f"give smaller learning rates with lrs."
             )
         raise ValueError(
             f"arm 'plain' diverged at every {rates}, so that there is nothing to compare with; give smaller learning "

@@ -29,7 +29,9 @@ _POLL_S = 0.2
 class Executor(Protocol):
     """Makes runs."""
 
-    def run(self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]) -> Iterator[tuple[Job, Outcome]]:
+    def run(
+        self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Outcome]]:
         """Runs as they finish, in any order.
 
         Args:
@@ -58,7 +60,9 @@ class InProcess:
 
     task: Task
 
-    def run(self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]) -> Iterator[tuple[Job, Outcome]]:
+    def run(
+        self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Outcome]]:
         """See :class:`Executor`."""
         for job in jobs:
             yield job, perform(self.task, job, advance=advance, should_stop=should_stop)
@@ -119,7 +123,9 @@ class Processes:
         self.source = source
         self.workers = workers
 
-    def run(self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]) -> Iterator[tuple[Job, Outcome]]:
+    def run(
+        self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Outcome]]:
         """See :class:`Executor`."""
         if not jobs:
             return

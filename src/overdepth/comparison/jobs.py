@@ -101,7 +101,7 @@ def smoothing_window(steps: int, *, is_full_batch: bool) -> int:
 
 
 def smoothed(losses: Array, window: int) -> Array:
-    """Means over the last ``window`` batches; the first value belongs to step ``window``; shape (steps - window + 1,)."""
+    """Means over the last ``window`` batches, from step ``window`` on; shape (steps - window + 1,)."""
     if window == 1 or len(losses) < window:
         return losses if window == 1 else losses[:0]
     sums = np.cumsum(np.concatenate([[0.0], losses - losses[0]]))  # shifted: sums of like numbers keep their digits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,21 +64,17 @@ def make(task: Task, arm: Arm, lr: float, seed: int) -> Made:
 
 def _optimizer(task: Task, arm: Arm, model: nn.Module, lr: float, seed: int) -> Optimizer:
     options: dict[str, Any] = {**task.options, "lr": lr}
-    base: Any = task.base_class
+    base: Callable[..., Optimizer] = task.base_class
     if arm.form == PLAIN:
-        optimizer: Optimizer = base(model.parameters(), **options)
-        return optimizer
+        return base(model.parameters(), **options)
     generator = torch.Generator().manual_seed(seed)
     if arm.form == IN_MODEL:
         overparameterize_(
             model, int(arm.depth), init=arm.init, scale=arm.scale, select=task.select, generator=generator
         )
-        optimizer = base(model.parameters(), **options)
-        return optimizer
+        return base(model.parameters(), **options)
     chosen = {weight.name for weight in plan(model, select=task.select).weights}
-    groups = param_groups(
-        model, depth=lambda name, _: arm.depth if name in chosen else None, include=sorted(chosen)
-    )
+    groups = param_groups(model, depth=lambda name, _: arm.depth if name in chosen else None, include=sorted(chosen))
     if arm.form == IN_OPTIMIZER:
         return Factored(groups, base, init=arm.init, scale=arm.scale, generator=generator, **options)
     frozen = math.isinf(arm.depth)  # said by the depth itself

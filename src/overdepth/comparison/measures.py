@@ -120,8 +120,8 @@ class Race(NamedTuple):
 def race(plain: Array, arm: Array, window: int) -> Race:
     """Steps to the lower of two levels that both curves reach: the higher one of their best losses.
 
-    Where the arm gets below the plain arm's best loss, that is the steps to this loss, of either; where it does not, the
-    two change places. Arms that are alike are thus treated alike.
+    Where the arm gets below the plain arm's best loss, that is the steps to this loss, of either; where it does not,
+    the two change places. Arms that are alike are thus treated alike.
 
     Args:
         plain: Smoothed losses, without NaN.

@@ -90,8 +90,8 @@ def _pictures(found: Comparison) -> list[Picture]:
         pictures.append(
             (
                 embedded(forest),
-                "Each arm against plain training: to the right of 1 it is better. Dots: the seeds; bars: the median and its "
-                "interval. A bar that touches 1 decides nothing.",
+                "Each arm against plain training: to the right of 1 it is better. Dots: the seeds; bars: the median "
+                "and its interval. A bar that touches 1 decides nothing.",
             )
         )
     curves = _curves(found, [(r, r.finals) for r in found.results], "Loss, each arm at its own learning rate")
@@ -106,8 +106,8 @@ def _pictures(found: Comparison) -> list[Picture]:
     pictures.append(
         (
             embedded(_sensitivity(found)),
-            "The last loss of every trial of the searches by learning rate; median over the seeds that tried it. Trials that "
-            "diverged or were cut short are missing.",
+            "The last loss of every trial of the searches by learning rate; median over the seeds that tried it. "
+            "Trials that diverged or were cut short are missing.",
         )
     )
     if found.untuned:

@@ -119,9 +119,7 @@ class Comparison:
         plain = self.results[0]
         base = plain.finals if self.task.base_lr is None else plain.untuned
         return {
-            r.arm.name: judge(
-                Side(r.arm.name, self.curves(r.untuned)), Side("plain", self.curves(base)), self.window
-            )
+            r.arm.name: judge(Side(r.arm.name, self.curves(r.untuned)), Side("plain", self.curves(base)), self.window)
             for r in self.results[1:]
             if all(o is not None for o in (*r.untuned, *base))
         }
@@ -164,7 +162,15 @@ class Comparison:
 
     def table_rows(self) -> list[list[str]]:
         """The table's cells, its header first."""
-        header = ["arm", "learning rate", "last loss", "best loss", "steps to plain's best", "seconds to it", "ms a step"]
+        header = [
+            "arm",
+            "learning rate",
+            "last loss",
+            "best loss",
+            "steps to plain's best",
+            "seconds to it",
+            "ms a step",
+        ]
         return [[*header, "memory"], *(self._row(result) for result in self.results)]
 
     def _row(self, result: ArmResult) -> list[str]:
@@ -206,30 +212,31 @@ class Comparison:
             edge = sum(search.is_at_edge for search in result.searches)
             beyond = f"; best at the edge for {edge} of {n} seeds: widen it" if edge else ""
             said.append(
-                f"search of {result.arm.name}: {spent.trials} trials, {spent.pruned} cut short, {spent.diverged} diverged, "
-                f"{spent.steps:,} steps{beyond}."
+                f"search of {result.arm.name}: {spent.trials} trials, {spent.pruned} cut short, {spent.diverged} "
+                f"diverged, {spent.steps:,} steps{beyond}."
             )
             lower = sum(lr != search.best_lr for lr, search in zip(result.lrs, result.searches, strict=True))
             if lower:
                 said.append(
-                    f"{result.arm.name} diverged for {lower} of {n} seeds at the learning rate that the search chose, and "
-                    f"was run again at the next smaller one that was tried."
+                    f"{result.arm.name} diverged for {lower} of {n} seeds at the learning rate that the search chose, "
+                    f"and was run again at the next smaller one that was tried."
                 )
         said.append(
-            f"Intervals: {100 * LEVEL:.1f}% each, so that the three of a verdict (steps, time, last loss) hold together in "
-            f"95 of 100; over {n} seeds, each with a search of its own; widened by {100 * INDIFFERENCE:.0f}%, times by "
-            f"{100 * CLOCK:.0f}%: smaller differences are not spoken of."
+            f"Intervals: {100 * LEVEL:.1f}% each, so that the three of a verdict (steps, time, last loss) hold "
+            f"together in 95 of 100; over {n} seeds, each with a search of its own; widened by "
+            f"{100 * INDIFFERENCE:.0f}%, times by {100 * CLOCK:.0f}%: smaller differences are not spoken of."
         )
-        lrs = self.settings.lrs
-        if lrs is not None and len(lrs) > 1 and max(b / a for a, b in itertools.pairwise(lrs)) > COARSE:
+        lrs = self.settings.lrs or ()
+        gap = max((b / a for a, b in itertools.pairwise(lrs)), default=1.0)
+        if gap > COARSE:
             said.append(
-                f"The learning rates given lie up to {max(b / a for a, b in itertools.pairwise(lrs)):.3g} times apart: an arm "
-                f"whose best one lies between two of them loses by that, whatever its depth."
+                f"The learning rates given lie up to {gap:.3g} times apart: "
+                f"an arm whose best one lies between two of them loses by that, whatever its depth."
             )
         if FEWEST_SEEDS <= n < 5:
             said.append(
-                f"With {n} seeds an interval supposes that logarithms of ratios are about normal, and is wide: only large "
-                f"effects show. 5 seeds halve it."
+                f"With {n} seeds an interval supposes that logarithms of ratios are about normal, and is wide: only "
+                f"large effects show. Over 5 it is less than half as wide."
             )
         return said
 
@@ -292,7 +299,7 @@ class Comparison:
 
 
 def _step_times(costs: Sequence[Outcome | None]) -> list[tuple[float, float]] | None:
-    """Seconds of a step of plain training and of the arm, seed by seed; their quotient is that of neighbouring blocks."""
+    """Seconds of a step of plain training and of the arm by seed; their quotient is that of neighbouring blocks."""
     found = []
     for outcome in costs:
         if outcome is None or outcome.times is None:

@@ -159,7 +159,7 @@ class Search:
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether the best one is the largest or smallest of all that were tried, so that a better one may lie beyond."""
+        """Whether the best one is the largest or smallest that was tried: a better one may lie beyond."""
         lrs = sorted(t.lr for t in self.tried)
         return len(lrs) > 1 and self.best_lr in (lrs[0], lrs[-1])
 
@@ -167,8 +167,8 @@ class Search:
 def offset(replicate: int) -> float:
     """Where in a rung the ladder of a replicate begins, in [-0.5, 0.5): 0, then spread evenly.
 
-    All arms of a replicate climb the same ladder, but an arm's best learning rate may lie on a rung or between two. Were
-    the ladders of all replicates the same, that luck would be the same in all of them, and look like a difference.
+    All arms of a replicate climb the same ladder, but an arm's best learning rate may lie on a rung or between two.
+    Were the ladders of all replicates the same, that luck would be the same in all of them, and look like a difference.
     """
     return (replicate * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5
 

@@ -141,7 +141,9 @@ class Task:
             rows = {len(t) if t.ndim else 0 for t in tensors}
             if len(rows) != 1 or 0 in rows:
                 shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
-                raise ValueError(f"data has tensors of shapes {shapes}, expected the same number of rows, at least one.")
+                raise ValueError(
+                    f"data has tensors of shapes {shapes}, expected the same number of rows, at least one."
+                )
             if self.batch_size is not None and check_size(self.batch_size, "batch_size") > len(tensors[0]):
                 raise ValueError(
                     f"batch_size is {self.batch_size}, but data has {len(tensors[0])} rows; expected at most as many."
