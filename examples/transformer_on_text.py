@@ -62,7 +62,7 @@ def task() -> dict[str, object]:
         "base": partial(torch.optim.Adam, lr=1e-3),
         "arms": ["plain", "form1:2"],
         "lrs": [0.0025, 0.005, 0.01, 0.02],
-        "steps": 250,
+        "steps": 150,
         "seeds": 5,
     }
 
