@@ -212,5 +212,5 @@ def test_smoothing_is_a_running_mean() -> None:
     assert smoothed(losses, 7) == pytest.approx(expected, rel=1e-13)
     assert smoothed(losses, 1) is losses
     assert len(smoothed(losses[:3], 7)) == 0
-    assert smoothing_window(1000, is_full_batch=False) == 20
+    assert smoothing_window(1000, is_full_batch=False) == 50
     assert smoothing_window(1000, is_full_batch=True) == 1

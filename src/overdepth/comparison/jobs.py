@@ -96,8 +96,8 @@ class Outcome:
 
 
 def smoothing_window(steps: int, *, is_full_batch: bool) -> int:
-    """Over how many steps batch losses are averaged: a fiftieth of the run, or none if a loss is that of all data."""
-    return 1 if is_full_batch else max(1, steps // 50)
+    """Over how many steps batch losses are averaged: a twentieth of the run, or none if a loss is that of all data."""
+    return 1 if is_full_batch else max(1, steps // 20)
 
 
 def smoothed(losses: Array, window: int) -> Array:

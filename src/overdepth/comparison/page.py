@@ -19,6 +19,8 @@ from overdepth.comparison.verdict import Kind, Verdict, between
 from overdepth.paper.picture import COLORS, Curve, add_curve, blank_figure, thinned
 from overdepth.paper.rendering import embedded, write_page
 
+BINS = 4
+"""A decade of learning rates, in the picture of the searches."""
 Picture = tuple[Markup, str]
 _TONES: dict[Kind, str] = {
     "faster": "holds",
@@ -106,8 +108,8 @@ def _pictures(found: Comparison) -> list[Picture]:
     pictures.append(
         (
             embedded(_sensitivity(found)),
-            "The last loss of every trial of the searches by learning rate; median over the seeds that tried it. "
-            "Trials that diverged or were cut short are missing.",
+            "The last loss of every finished trial of the searches; the line goes through medians. Trials that "
+            "diverged or were cut short are missing.",
         )
     )
     if found.untuned:
@@ -117,7 +119,7 @@ def _pictures(found: Comparison) -> list[Picture]:
         pairs = [(plain, plain.finals if base is None else plain.untuned)]
         pairs += [(r, r.untuned) for r in found.results[1:] if any(o is not None for o in r.untuned)]
         figure = _curves(found, pairs, f"Control: all arms at one learning rate, {rate}")
-        pictures.append((embedded(figure), f"{about} Who compares like this credits depth with the size of a step."))
+        pictures.append((embedded(figure), f"{about} No fair comparison, but the one that is often made."))
     return pictures
 
 
@@ -167,22 +169,28 @@ def _color(found: Comparison, result: ArmResult) -> int:
 
 
 def _sensitivity(found: Comparison) -> go.Figure:
+    """Every finished trial as a dot, and a line through medians: of the learning rates within a quarter of a decade."""
     figure = blank_figure("Sensitivity to the learning rate", x="learning rate", y="last loss", log_x=True)
-    values: list[float] = []
+    least = math.inf
     for result in found.results:
-        tried: dict[float, list[float]] = {}
-        for search in result.searches:
-            for t in search.tried:
-                if t.status == "done":
-                    tried.setdefault(t.lr, []).append(t.value)
-        lrs = sorted(tried)
-        medians = np.array([[float(np.median(tried[lr])) for lr in lrs]])
-        values += medians[0].tolist()
-        if lrs:
-            color = _color(found, result)
-            add_curve(figure, np.array(lrs), Curve(result.arm.name, medians, color), mode="lines+markers")
-    if not values or min(values) <= 0:
+        trials = sorted((t.lr, t.value) for search in result.searches for t in search.tried if t.status == "done")
+        if not trials:
+            continue
+        binned: dict[float, list[tuple[float, float]]] = {}
+        for lr, value in trials:
+            binned.setdefault(lr if found.settings.lrs else round(BINS * math.log10(lr)), []).append((lr, value))
+        centres, medians = np.array([np.median(np.array(held), axis=0) for held in binned.values()]).T
+        color = _color(found, result)
+        add_curve(figure, centres, Curve(result.arm.name, medians[None], color))
+        dots = {"color": COLORS[color % len(COLORS)], "size": 5, "opacity": 0.5}
+        lrs, values = zip(*trials, strict=True)
+        figure.add_trace(
+            go.Scatter(x=lrs, y=values, mode="markers", marker=dots, showlegend=False, legendgroup=result.arm.name)
+        )
+        least = min(least, *values)
+    if not 0 < least < math.inf:
         figure.update_yaxes(type="linear")
+    figure.update_layout(hovermode="closest")
     return figure
 
 

@@ -148,12 +148,10 @@ class Comparison:
         return found
 
     def step_seconds(self, result: ArmResult) -> float:
-        """Of a step, median; NaN if it was not taken."""
-        if result is self.results[0]:
-            times = [t[0] for r in self.results[1:] for t in _step_times(r.costs) or []]
-        else:
-            times = [t[1] for t in _step_times(result.costs) or []]
-        return statistics.median(times) if times else math.nan
+        """Of a step, median; NaN if it was not taken. Of an arm: plain training's times the ratio of neighbours."""
+        times = [t[0] for r in self.results[1:] for t in _step_times(r.costs) or []]
+        plain = statistics.median(times) if times else math.nan
+        return plain if result is self.results[0] else plain * result.step_ratio
 
     def table(self) -> str:
         """Arms row by row, medians over seeds."""
@@ -181,7 +179,7 @@ class Comparison:
         is_plain = result is self.results[0]
         return [
             result.arm.name,
-            ", ".join(dict.fromkeys("diverged" if lr is None else f"{lr:.3g}" for lr in result.lrs)),
+            _range([math.inf if lr is None else lr for lr in result.lrs]),
             _median(last, "diverged"),
             _median(best, "diverged"),
             _median(steps, "never"),
@@ -315,6 +313,15 @@ def _median(values: Sequence[float], infinite: str) -> str:
     middle = statistics.median(values)
     shown = number(middle) if math.isfinite(middle) else infinite
     return shown if missing in (0, len(values)) else f"{shown} ({infinite}: {missing} of {len(values)})"
+
+
+def _range(lrs: Sequence[float]) -> str:
+    """The median, and the smallest and largest where they are not the same."""
+    known = sorted(lr for lr in lrs if math.isfinite(lr))
+    if not known:
+        return "diverged"
+    shown = f"{statistics.median(known):.3g}"
+    return shown if known[0] == known[-1] else f"{shown} ({known[0]:.3g} to {known[-1]:.3g})"
 
 
 def _plain(value: Any) -> float | None:
