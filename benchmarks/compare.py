@@ -93,10 +93,10 @@ def _by_hand(task: Task, arm: Arm, steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     done = 0
     while done < steps:
-        for rows in torch.randperm(len(x), generator=generator).split(task.batch_size or len(x)):
+        for rows in torch.split(torch.randperm(len(x), generator=generator), task.batch_size or len(x)):
             optimizer.zero_grad()
             loss = task.loss_step(model, (x[rows], y[rows]))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if done % 100 == 0:
                 loss.item()

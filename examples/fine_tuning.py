@@ -37,7 +37,8 @@ def pretrained() -> dict[str, Tensor]:
         x, y = digits(0)
         for _ in range(500):
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            loss: Tensor = F.cross_entropy(model(x), y)
+            torch.autograd.backward(loss)
             optimizer.step()
     return model.state_dict()
 

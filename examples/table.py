@@ -47,7 +47,7 @@ def main() -> int:
 
 def rows(name: str, found: dict[str, Any]) -> list[str]:
     """A row an arm."""
-    lines = []
+    lines: list[str] = []
     for arm in found["arms"][1:]:
         shown = f"[`{name}`](../examples/{name}.py)" if not lines else ""
         said = [arm[key]["words"] if arm[key] else "" for key in ("verdict", "untuned", "matched")]

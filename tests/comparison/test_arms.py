@@ -109,7 +109,7 @@ def test_every_form_takes_the_same_layers(form: str) -> None:
         one, other = (make(given, Arm.parse(arm), 0.1, 0) for arm in ("plain", form))
         batch = given.data
         for made in (one, other):
-            given.loss_step(made.model, batch).backward()
+            given.loss_step(made.model, batch).backward()  # type: ignore[no-untyped-call]
             made.optimizer.step()
         pairs = zip(one.weights(), other.weights(), strict=True)
         return [not torch.allclose(a, b) for a, b in pairs if a.ndim > 1]
@@ -127,7 +127,7 @@ def test_lengths_of_a_form_are_those_of_its_products() -> None:
     assert again.status == "done"
     made = make(given, Arm("plain"), 0.3, 0)
     start = [weight.clone() for weight in made.weights()]
-    given.loss_step(made.model, given.data).backward()
+    given.loss_step(made.model, given.data).backward()  # type: ignore[no-untyped-call]
     assert len(start) == found.lengths.shape[1]
 
 
@@ -143,7 +143,7 @@ def test_steps_of_given_lengths_have_them() -> None:
     recorder, matcher = LengthRecorder(made), LengthMatcher(made, wanted)
     for step, batch in zip(range(5), batches(given, 0), strict=False):
         made.optimizer.zero_grad()
-        given.loss_step(made.model, batch).backward()
+        given.loss_step(made.model, batch).backward()  # type: ignore[no-untyped-call]
         recorder.before()
         matcher.before()
         made.optimizer.step()

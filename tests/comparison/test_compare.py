@@ -32,7 +32,7 @@ def compared(**changes: Any) -> Comparison:
         "batch_size": 8,
         "controls": (),
     }
-    functions = {"build": linear, "loss_step": squares, "data": regression()}
+    functions: dict[str, Any] = {"build": linear, "loss_step": squares, "data": regression()}
     functions = {name: changes.pop(name, value) for name, value in functions.items()}
     return od.compare(functions["build"], functions["loss_step"], functions["data"], **{**given, **changes})
 

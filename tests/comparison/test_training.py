@@ -34,12 +34,12 @@ def test_the_losses_are_those_of_an_own_loop() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(3)
     x, y = given.data
-    expected = []
+    expected: list[float] = []
     while len(expected) < 40:
-        for rows in torch.randperm(64, generator=generator).split(8):
+        for rows in torch.split(torch.randperm(64, generator=generator), 8):
             loss = squares(model, (x[rows], y[rows]))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             expected.append(loss.item())
     found = train(given, job(replicate=3))
@@ -125,7 +125,7 @@ def test_a_generator_of_a_loader_is_seeded() -> None:
             {"data": [], "batch_size": None},
             "arm 'plain': step 1 failed: data has no batch at all; give a loader that is",
         ),
-        ({"base": partial(torch.optim.SGD, speed=3)}, "arm 'plain': "),
+        ({"base": partial(torch.optim.SGD, nesterov=True)}, "arm 'plain': Nesterov momentum requires a momentum"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_with_the_arm(changes: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ REPEATS = 2000
 
 
 def decay(rate: float, *, steps: int = 400, floor: float = 0.1) -> Array:
-    return floor + np.exp(-rate * np.arange(steps))
+    return np.asarray(floor + np.exp(-rate * np.arange(steps)), dtype=np.float64)
 
 
 def side(name: str, *rates: float, step: float = 1.0, floor: float = 0.1) -> Side:

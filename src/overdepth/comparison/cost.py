@@ -56,7 +56,7 @@ def held_bytes(task: Task, made: Made, seed: int) -> float:
     batch = next(iter(batches(task, seed)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = task.loss_step(made.model, batch)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     made.optimizer.step()
     held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in made.model.parameters()}
     gradients = [p.grad for p in made.model.parameters() if p.grad is not None]

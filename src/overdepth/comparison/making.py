@@ -64,15 +64,16 @@ def make(task: Task, arm: Arm, lr: float, seed: int) -> Made:
 
 def _optimizer(task: Task, arm: Arm, model: nn.Module, lr: float, seed: int) -> Optimizer:
     options: dict[str, Any] = {**task.options, "lr": lr}
-    base: Callable[..., Optimizer] = task.base_class
+    base: Any = task.base_class
+    make_base: Callable[..., Optimizer] = base
     if arm.form == PLAIN:
-        return base(model.parameters(), **options)
+        return make_base(model.parameters(), **options)
     generator = torch.Generator().manual_seed(seed)
     if arm.form == IN_MODEL:
         overparameterize_(
             model, int(arm.depth), init=arm.init, scale=arm.scale, select=task.select, generator=generator
         )
-        return base(model.parameters(), **options)
+        return make_base(model.parameters(), **options)
     chosen = {weight.name for weight in plan(model, select=task.select).weights}
     groups = param_groups(model, depth=lambda name, _: arm.depth if name in chosen else None, include=sorted(chosen))
     if arm.form == IN_OPTIMIZER:

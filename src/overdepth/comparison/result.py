@@ -108,8 +108,9 @@ class Comparison:
                 found[result.arm.name] = Verdict("unstable", words)
                 continue
             times = _step_times(result.costs) if other is self.results[0] else None
-            first = Side(name, self.curves(other.finals), times and [t[0] for t in times])
-            own = Side(result.arm.name, self.curves(result.finals), times and [t[1] for t in times])
+            theirs, ours = (None, None) if times is None else ([t[0] for t in times], [t[1] for t in times])
+            first = Side(name, self.curves(other.finals), theirs)
+            own = Side(result.arm.name, self.curves(result.finals), ours)
             found[result.arm.name] = judge(own, first, self.window)
         return found
 

@@ -140,9 +140,9 @@ def fingerprint(task: Task) -> str:
             batch = next(iter(batches(task, 0)))
         except StopIteration:
             raise ValueError("data has no batch at all") from None
-        loss = task.loss_step(made.model, batch)
+        loss: Any = task.loss_step(made.model, batch)
         if isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norms = [float(p.grad.double().norm()) for p in made.model.parameters() if p.grad is not None]
             digest.update(" ".join(f"{value:.3e}" for value in (float(loss.detach()), *norms)).encode())
     return digest.hexdigest()[:16]

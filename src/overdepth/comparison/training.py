@@ -133,7 +133,7 @@ def steps_of(
                 loss = loss_step(model, batch)
                 if done == 0:
                     _check_loss(loss, job)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 if probe is not None:
                     probe.before()
                 optimizer.step()
