@@ -1,7 +1,8 @@
 """overdepth: train a weight matrix as a product of matrices, and keep the plain model.
 
 The ground floor needs torch alone. ``overdepth.lab`` (sweeps, data) and ``overdepth.theory`` (rates, flows) need the
-extra ``lab``, ``overdepth.optax`` (the rule for JAX) the extra ``optax``; each is imported on first use.
+extra ``lab``, ``overdepth.optax`` (the rule for JAX) the extra ``optax``, ``overdepth.compare`` (does depth help this
+model?) and ``overdepth.comparison`` the extra ``compare``; each is imported on first use.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from overdepth.rule import end_to_end_spectrum, end_to_end_update
 from overdepth.transfer import TransferOperator, transfer_operator
 
 if TYPE_CHECKING:
+    from overdepth import comparison as comparison
     from overdepth import integrations as integrations
     from overdepth import lab as lab
     from overdepth import optax as optax
     from overdepth import theory as theory
+    from overdepth.comparison import compare as compare
 
 __all__ = [
     "CollapseError",
@@ -56,7 +59,8 @@ __all__ = [
     "verify_collapse",
 ]
 
-_LAZY = ("integrations", "lab", "optax", "theory")
+_LAZY = {"compare": "comparison", "comparison": "", "integrations": "", "lab": "", "optax": "", "theory": ""}
+"""What is imported on first use: modules, and functions with the module that holds them."""
 
 
 def __dir__() -> list[str]:
@@ -65,5 +69,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> object:
     if name in _LAZY:
+        if _LAZY[name]:
+            return getattr(importlib.import_module(f"overdepth.{_LAZY[name]}"), name)
         return importlib.import_module(f"overdepth.{name}")
     raise AttributeError(f"module 'overdepth' has no attribute {name!r}")

@@ -13,6 +13,7 @@ import typer
 
 import overdepth
 from overdepth import (
+    compare_command,
     doctor_command,
     explore_command,
     inspect_command,
@@ -40,6 +41,7 @@ class Advice:
 
 
 ADVICE = {
+    "compare": Advice("finished runs are kept; run it again to go on", less="fewer seeds or steps"),
     "inspect": Advice("nothing was written", less="a smaller model"),
     "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
     "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
@@ -70,6 +72,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}; free what is short, then {_advice(given).again}.", FAILED)
     except (MemoryError, RuntimeError) as error:
+        if given[:1] == ["compare"] and str(error):  # its messages name the arm and the remedy
+            return _complain(str(error), FAILED)
         return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {_advice(given).less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
         return _complain(f"interrupted; {_advice(given).kept}.", INTERRUPTED)
@@ -90,6 +94,7 @@ def root(
 
 for module, command in (
     (reproduce_command, reproduce_command.reproduce),
+    (compare_command, compare_command.compare),
     (inspect_command, inspect_command.inspect),
     (rates_command, rates_command.rates),
     (sweep_command, sweep_command.sweep),
