@@ -41,10 +41,14 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.anchors: set[str] = set()
         self.styles: list[str] = []
+        self.emphasized: list[str] = []
+        self.inside: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
+        if tag == "em":
+            self.inside.append("")
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
         self.styles += [found["style"]] if "style" in found else []
         if tag == "a" and "href" in found:
@@ -53,6 +57,14 @@ class Page(HTMLParser):
             self.loads.append(found["href"])
         if LOADED.get(tag, "") in found:
             self.loads.append(found[LOADED[tag]].split()[0])
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.inside[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "em":
+            self.emphasized.append(self.inside.pop())
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +128,11 @@ def test_the_formulas_are_drawn_without_a_script(site: Path) -> None:
     text = (site / "theory" / "end-to-end.html").read_text(encoding="utf-8")
     assert text.count("<math") >= 8
     assert not [path for path in site.rglob("*.html") if 'class="arithmatex"' in path.read_text(encoding="utf-8")]
+
+
+def test_no_stars_and_underscores_of_formulas_are_taken_for_emphasis(pages: dict[Path, Page]) -> None:
+    taken = [text for page in pages.values() for text in page.emphasized if not text[:1].isalpha() or "]_" in text]
+    assert not taken
 
 
 def test_tutorials_show_what_they_printed_and_drew(site: Path) -> None:
