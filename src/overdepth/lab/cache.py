@@ -50,7 +50,7 @@ class RunCache:
     def keys(self, problem: Problem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
         """The addresses of runs."""
         shared = {
-            "code": [_code_digest(), str(torch.__version__)],
+            "code": [code_digest(), str(torch.__version__)],
             "data": checksum(problem.X, problem.Y),  # as the engine sees them, scaled
             "objective": objective,
             "settings": {**asdict(settings), "dtype": str(settings.dtype)},
@@ -100,7 +100,7 @@ class RunCache:
 
 
 @functools.cache
-def _code_digest() -> str:
+def code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
     names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
