@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ RETRIES = 5
 """A span whose worker or node died is tried again elsewhere so often."""
 
 WAIT = 1.0
+KNOCK_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -52,11 +54,13 @@ def run_on_ray(
     Raises:
         ModuleNotFoundError: If Ray is not installed.
         ConnectionError: If there is no cluster at the address.
+        ValueError: If no node has so many cores.
         RuntimeError: If a span fails wherever it is tried.
         OSError: If the disk refuses; what was stored before is as it was.
     """
     ray = _ray()
     with _cluster(ray, address):
+        _check_cpus(ray, cpus)
         shared = ray.put(replace(work, rows=(), blocks=(), text=""))  # the data: once a node, arrays without a copy
         task = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_span)
         waiting: deque[tuple[Block, Arrays]] = deque()
@@ -125,17 +129,42 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         options |= {"address": address}
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(**options)
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(
             f"no Ray cluster at {address!r} ({reason}); start one with 'ray start --head', or leave the address out."
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Finds out within seconds that nobody answers at ``host:port``; Ray itself would try for minutes.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
+            pass
+
+
+def _check_cpus(ray: Any, cpus: int) -> None:
+    """Checks that a task fits some node; it would wait for ever.
+
+    Raises:
+        ValueError: If none of the nodes that are there has so many cores.
+    """
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if cpus > most:
+        raise ValueError(f"--ray-cpus is {cpus}, but the largest node of the cluster has {most}; lower it.")
 
 
 def _ray() -> Any:
