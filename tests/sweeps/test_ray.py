@@ -86,7 +86,7 @@ def address(mark: str) -> Iterator[str]:
     try:
         yield cluster.address
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
         assert until(lambda: not processes(mark))
 
 
