@@ -56,7 +56,7 @@ def test_what_an_address_gets_wrong_is_said_and_the_default_shown(query: dict[st
     assert values["init"] == "a"
 
 
-@pytest.mark.parametrize("view", VIEWS.values(), ids=str)
+@pytest.mark.parametrize("view", VIEWS.values(), ids=lambda view: str(view.key))
 def test_every_default_is_among_the_steps_or_options(view: View) -> None:
     for control in view.controls:
         if isinstance(control, Slider):
