@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from overdepth import gemm
 
@@ -28,3 +31,27 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
     a[1, 2], a[3, 4] = torch.nan, torch.inf
     result = gemm.matmul_transposed(a, torch.randn(50, 130))
     assert torch.isfinite(result).all(dim=1).tolist() == [True, False, True, False]
+
+
+class _Layouts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects whether the factors of oneDNN's products are free of gaps."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dense: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.dense += [x.is_contiguous() or x.mT.is_contiguous() for x in args[:2]]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not gemm._HAS_ONEDNN, reason="this build of torch has no oneDNN")
+def test_onednn_never_meets_a_matrix_with_gaps_for_which_it_is_a_thousand_times_slower() -> None:
+    wide = torch.randn(40, 50)
+    with _Layouts() as layouts:
+        for a in (wide, wide[:, 3:33], wide[:30].mT, wide[2:, 1:31].mT):
+            for b in (wide[:, : a.shape[1]], torch.randn(a.shape[1], 9).mT, torch.randn(30, 60)[:, : a.shape[1]]):
+                torch.testing.assert_close(gemm.matmul_transposed(a, b), a @ b.T)
+    assert len(layouts.dense) == 24
+    assert all(layouts.dense)

@@ -11,7 +11,7 @@ from overdepth.gemm import matmul, matmul_transposed
 from overdepth.lab.examples import RowBlock
 from overdepth.lab.objectives import Objective
 
-TILE_BYTES = 2**20
+TILE_BYTES = 2 * 2**20
 """Predictions are computed in tiles of runs x rows of about this size for each thread: a core's own cache."""
 
 CUDA_TILE_BYTES = 2**28
@@ -51,6 +51,7 @@ def add_gradients(objective: Objective, weights: Tensor, blocks: Iterable[RowBlo
                 predictions = matmul_transposed(flat, part.design)
                 objective.derivative_(predictions.view(len(own), -1, len(part.design)), part.targets)
                 product = matmul(predictions, part.features)
+                del predictions  # so that the next tile's take their place, which is in the cache
                 if first and i == 0:
                     flat_grad.copy_(product)
                 else:
