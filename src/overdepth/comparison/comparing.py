@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -177,12 +177,13 @@ class _Work:
     at: str = "the first run"
     done: int = 0
     left: int = 0
-    finals: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    total: int = 0
 
     def compared(self) -> Comparison:
         steps, seeds = self.settings.steps, range(self.settings.seeds)
         self.left = self.settings.runs(self.task)
-        self.reporter.begin("comparison", self.left, self.left * steps)
+        self.total = self.left * steps
+        self.reporter.begin("comparison", self.left, self.total)
         searches = self._searched()
         lrs = {key: search.best_lr for key, search in searches.items()}
         self._check_any_finite(searches)
@@ -305,7 +306,7 @@ class _Work:
         def advance(steps: int) -> None:
             nonlocal partial
             partial += steps
-            self.reporter.advance(self.done + partial, self.left)
+            self.reporter.advance(min(self.done + partial, self.total), self.left)
 
         if missing:
             self.at = f"arm {missing[0].arm.name!r}"
@@ -322,7 +323,7 @@ class _Work:
         if job.role != "cost":
             self.done += job.steps
             self.left -= 1
-            self.reporter.advance(self.done, self.left)
+            self.reporter.advance(min(self.done, self.total), self.left)
 
     def _check_any_finite(self, searches: Mapping[tuple[str, int], Search]) -> None:
         """Raises unless plain training has a learning rate for every seed."""

@@ -17,7 +17,6 @@ from overdepth.comparison.lengths import LengthMatcher, LengthRecorder
 from overdepth.comparison.making import Made, make, named
 from overdepth.comparison.task import Task
 
-_END = object()
 _MOST_UNREAD = 100
 """Steps between two looks at the losses, at most: a loss that is not finite is noticed then."""
 
@@ -75,8 +74,7 @@ class _Run:
         stepper = steps_of(self.task, self.job, self.made, self.probe)
         while len(self.losses) < steps:
             size = min(_MOST_UNREAD, next((d for d in sorted(due) if d > len(self.losses)), steps) - len(self.losses))
-            read = [loss for _, loss in zip(range(size), stepper, strict=False)]
-            values = torch.stack(read).double().tolist() if read else []
+            values = _read(stepper, size)
             finite = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
             self.losses += values[:finite]
             advance(len(values))
@@ -106,6 +104,18 @@ class _Run:
         return parameters_are_finite(self.made)
 
 
+def _read(stepper: Iterator[Tensor], steps: int) -> list[float]:
+    """The losses of so many steps, or of fewer if they end.
+
+    On the processor each is read at once: tensors that are kept lie between those that come and go at every step, and
+    make the allocator slow. On an accelerator that would wait for every step.
+    """
+    taken = (loss for _, loss in zip(range(steps), stepper, strict=False))
+    read = [loss.item() if loss.device.type == "cpu" else loss for loss in taken]
+    kept = [loss for loss in read if isinstance(loss, Tensor)]
+    return torch.stack(kept).double().tolist() if kept else [float(loss) for loss in read]
+
+
 def steps_of(
     task: Task,
     job: Job,
@@ -121,32 +131,30 @@ def steps_of(
     model, optimizer = made.model, made.optimizer
     schedule = None if task.schedule is None else task.schedule(optimizer)
     loss_step = task.loss_step
-    source = batches(task, job.seed)
     done = 0
-    while True:
-        try:
-            with named(job.arm, f"step {done + 1} failed: ", "; mend what it names, and run it again"):
-                batch = next(source, _END)
-                if batch is _END:
-                    return
-                optimizer.zero_grad()
-                loss = loss_step(model, batch)
-                if done == 0:
-                    _check_loss(loss, job)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if probe is not None:
-                    probe.before()
-                optimizer.step()
-                if probe is not None:
-                    probe.after(done)
-                if schedule is not None:
-                    schedule.step()
-        except (ValueError, RuntimeError):
-            if done and not parameters_are_finite(made):  # decompositions refuse what has overflowed
-                return
-            raise
-        done += 1
-        yield loss.detach()
+    try:
+        for batch in batches(task, job.seed):
+            optimizer.zero_grad()
+            loss: Any = loss_step(model, batch)
+            if done == 0:
+                _check_loss(loss, job)
+            loss.backward()
+            if probe is not None:
+                probe.before()
+            optimizer.step()
+            if probe is not None:
+                probe.after(done)
+            if schedule is not None:
+                schedule.step()
+            done += 1
+            read: Tensor = loss.detach()
+            del loss, batch  # as a loop by hand, which is no slower for want of memory that is at hand
+            yield read
+    except Exception as error:
+        if done and not parameters_are_finite(made):  # decompositions refuse what has overflowed
+            return
+        with named(job.arm, f"step {done + 1} failed: ", "; mend what it names, and run it again"):
+            raise error
 
 
 def parameters_are_finite(made: Made) -> bool:
