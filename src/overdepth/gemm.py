@@ -27,6 +27,8 @@ def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
     """
     plain = a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.ndim == b.ndim == 2
     if _HAS_ONEDNN and plain and not torch.compiler.is_compiling():  # the compiler chooses for itself
+        # A matrix with gaps between its rows and columns would meet a kernel that is a thousand times slower.
+        a, b = (x if x.is_contiguous() or x.mT.is_contiguous() else x.contiguous() for x in (a, b))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return product
     return a @ b.mT

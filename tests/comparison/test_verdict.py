@@ -35,7 +35,7 @@ def test_intervals_cover_the_centre_as_often_as_they_say(n: int, draw: str) -> N
         "uniform": rng.uniform(-1, 1, size=(REPEATS, n)),
     }[draw]
     missed = sum(not low <= 0 <= high for low, high in map(interval, drawn))
-    nominal = 0.033 if draw == "uniform" and n == 3 else 1 - LEVEL  # as docs/does-it-help.md says
+    nominal = {3: 0.032, 5: 0.030, 10: 0.021}[n] if draw == "uniform" else 1 - LEVEL  # as docs/does-it-help.md says
     expected = nominal * REPEATS
     assert missed <= expected + 3 * math.sqrt(expected)
 
@@ -68,7 +68,7 @@ def test_the_race_goes_to_the_best_loss_that_both_reach() -> None:
         (side("arm", 0.02, 0.021, 0.0205), "faster", r"^faster by 1\.\d+ to \d\.\d+ x in steps, 1\.\d+ to \d\.\d+ x i"),
         (side("arm", 0.01, 0.0101, 0.01), "no difference", r"^no difference that 3 seeds can show \(0\.\d+ to 1\.\d+ "),
         (side("arm", 0.01, 0.01, 0.01, step=2), "slower", r"^no difference in steps that 3 seeds can show \(.*\); slo"),
-        (side("arm", 0.005, 0.0051, 0.0052), "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; and its "),
+        (side("arm", 0.005, 0.0051, 0.0052), "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; its last"),
         (side("arm", 0.02, 0.021, 0.0205, step=9), "mixed", r"^faster by .* x in steps, but slower by .* x in time"),
         (side("arm", 0.02, 0.021, 0.0205, step=2), "faster", r"^faster by .* x in steps, but no difference in time th"),
         (side("arm", 0.01, 0.02, 0.005), "no difference", r"^no difference that 3 seeds"),
@@ -94,7 +94,7 @@ def test_a_lower_last_loss_alone_is_said() -> None:
     assert found.kind == "lower loss"
     assert "no difference in steps that 3 seeds can show" in found.words
     assert found.words.endswith("x lower")
-    assert ", but its last loss is" in found.words
+    assert "; its last loss is" in found.words
 
 
 def test_losses_that_are_not_positive_are_subtracted() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +18,7 @@ from overdepth.comparison.jobs import Job, Outcome
 from overdepth.comparison.search import pruner
 from overdepth.comparison.task import Task
 from overdepth.comparison.training import Stopped, train
+from overdepth.user_code import load_function
 
 Advance = Callable[[int], None]
 _POLL_S = 0.2
@@ -86,29 +84,15 @@ class FileTask:
         Raises:
             ValueError: If the file, the function or what it returns is not what it should be.
         """
-        path = Path(self.path)
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; give FILE.py:FUNCTION.")
-        name = f"overdepth_task_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ValueError(f"{path} is no Python file; give FILE.py:FUNCTION.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where dataclasses and pickle look for it
-        sys.path.insert(0, str(path.resolve().parent))  # as python FILE.py has it
+        place = f"{self.path}:{self.function}"
+        function = load_function(place)
         try:
-            spec.loader.exec_module(module)
-            function = getattr(module, self.function, None)
-            if not callable(function):
-                raise ValueError(f"{path} has no function {self.function!r}; name the one that returns the task.")
             return Task.of(function())
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}:{self.function}: {str(error).rstrip('.')}.") from error
+            raise ValueError(f"{place}: {str(error).rstrip('.')}.") from error
         except Exception as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
-            raise ValueError(f"{path}:{self.function} failed ({said}); mend the file.") from error
-        finally:
-            sys.path.pop(0)
+            raise ValueError(f"{place} failed ({said}); mend the file.") from error
 
 
 class Processes:

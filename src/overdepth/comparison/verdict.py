@@ -102,8 +102,7 @@ def _words(steps: Spread, time: Spread | None, loss: Spread | None, n: int) -> s
     if loss is None or loss.sign == 0:
         return said
     how = "lower" if loss.sign > 0 else "higher"
-    joint = "; and" if {steps.sign, time.sign if time is not None else 0} == {loss.sign} else ", but"
-    return f"{said}{joint} its last loss is {between(_outward(loss))} {how}"
+    return f"{said}; its last loss is {between(_outward(loss))} {how}"
 
 
 def _pace(steps: Spread, time: Spread | None, n: int) -> str:
@@ -138,7 +137,7 @@ def between(spread: Spread) -> str:
         >>> between(Spread(1.5, 1.349, 1.611, (1.4, 1.5, 1.6)))
         '1.34 to 1.62 x'
         >>> between(Spread(3.0, 0.0042, 12345.6, ()))
-        '0.0042 to 12,400 x'
+        '0.00420 to 12,400 x'
     """
     unit = " x" if spread.neutral else ""
     return f"{_rounded(spread.low, math.floor)} to {_rounded(spread.high, math.ceil)}{unit}"
@@ -152,4 +151,4 @@ def _rounded(value: float, towards: object) -> str:
         return "0"
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
     rounded = (math.floor(value / unit + 1e-9) if towards is math.floor else math.ceil(value / unit - 1e-9)) * unit
-    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.3g}"
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:#.3g}".rstrip(".")

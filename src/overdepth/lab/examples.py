@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
@@ -24,7 +25,7 @@ class RowBlock(NamedTuple):
     """Rows of the data, as the two products of a step want them."""
 
     design: Tensor  # (rows, d + e)
-    features: Tensor  # (d, rows), divided by the number of rows of the whole step
+    features: Tensor  # (rows, d), divided by the number of rows of the whole step
     targets: Tensor  # (k, rows)
 
 
@@ -64,9 +65,8 @@ class Examples(ABC):
         """Blocks of A, shape (rows, d + e), and of Y^T, shape (k, rows), in float64: what losses are computed from."""
 
     def _block(self, design: Array, Y: Array, count: int) -> RowBlock:
-        own = design.astype(self._dtype, copy=False)
-        features = np.empty((self._d, len(own)), dtype=self._dtype)
-        np.multiply(own[:, : self._d].T, 1.0 / count, out=features)
+        own: NDArray[Any] = design.astype(self._dtype, copy=False)
+        features = own[:, : self._d] * self._dtype(1.0 / count)
         targets = np.ascontiguousarray(Y.T, dtype=self._dtype)
         return RowBlock(*(on_device(array, self._device) for array in (own, features, targets)))
 
@@ -98,7 +98,7 @@ class HeldExamples(Examples):
     def batch(self, rows: Tensor) -> RowBlock:
         chosen, (everything,) = rows.to(self._device), self._blocks
         design = everything.design[chosen]
-        features = design[:, : self._d].t().contiguous().mul_(1.0 / len(rows))
+        features = design[:, : self._d] * (1.0 / len(rows))
         return RowBlock(design, features, everything.targets[:, chosen])
 
     @override

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from overdepth.gemm import matmul_transposed
+from overdepth.gemm import matmul, matmul_transposed
 from overdepth.lab.examples import RowBlock
 from overdepth.lab.objectives import Objective
 
@@ -40,7 +40,7 @@ def add_gradients(objective: Objective, weights: Tensor, blocks: Iterable[RowBlo
             RowBlock(*parts)
             for parts in zip(
                 torch.split(block.design, row_tile),
-                torch.split(block.features, row_tile, dim=1),
+                torch.split(block.features, row_tile),
                 torch.split(block.targets, row_tile, dim=1),
                 strict=True,
             )
@@ -50,7 +50,7 @@ def add_gradients(objective: Objective, weights: Tensor, blocks: Iterable[RowBlo
             for i, part in enumerate(rows):
                 predictions = matmul_transposed(flat, part.design)
                 objective.derivative_(predictions.view(len(own), -1, len(part.design)), part.targets)
-                product = matmul_transposed(predictions, part.features)
+                product = matmul(predictions, part.features)
                 if first and i == 0:
                     flat_grad.copy_(product)
                 else:
