@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def run_on_ray(
         RuntimeError: If a span fails wherever it is tried.
         OSError: If the disk refuses; what was stored before is as it was.
     """
+    if address == LOCAL and "ray" not in sys.modules:  # as Ray would choose, but it would say so on every run
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray = _ray()
     with _cluster(ray, address):
         _check_cpus(ray, cpus)
