@@ -141,7 +141,7 @@ def test_another_version_is_refused(
 
 
 def test_blocks_stay_as_they_were_cut(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overdepth.sweep_command.default_block_runs", lambda runs: 7)
+    monkeypatch.setattr("overdepth.sweep_command.block_runs_within", lambda *arguments: 7)
     before = contents(finished[1] / "blocks")
     assert sweep(finished[0], "--resume", "--out", finished[1]) == 0
     assert contents(finished[1] / "blocks") == before
@@ -150,7 +150,7 @@ def test_blocks_stay_as_they_were_cut(finished: tuple[Path, Path], monkeypatch: 
 def test_other_blocks_are_refused(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(SweepFolder, "block_runs", lambda self: 7)
+    monkeypatch.setattr(SweepFolder, "cuts", lambda self: (7, False))
     message = complaint(capsys, finished[0], "--resume", "--out", finished[1])
     assert "\n  runs of a block: 256 in the folder, 7 now" in message
 

@@ -53,5 +53,5 @@ def test_every_preset_is_a_sweep_file_and_is_printed_as_it_is(capsys: pytest.Cap
 def test_the_quick_one_needs_no_other_data() -> None:
     file = preset("quick")
     assert file.data == "breast-cancer"
-    assert len(file.rows) == 150
+    assert len(file.rows) == 195
     assert {row.run.depth for row in file.rows} == {1, 2, 3, 1.5, 2.5}
