@@ -41,9 +41,8 @@ def _of_tensors(task: Task, tensors: tuple[Tensor, ...], seed: int) -> Iterator[
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(rows, generator=generator).to(tensors[0].device)
-        for begin in range(0, rows - size + 1, size):
-            chosen = order[begin : begin + size]
-            yield tensors[0][chosen] if is_single else tuple(t[chosen] for t in tensors)
+        for chosen in order[: rows - rows % size].split(size):  # type: ignore[no-untyped-call]
+            yield tensors[0][chosen] if is_single else tuple([t[chosen] for t in tensors])
 
 
 def _of_loader(source: Iterable[Any], seed: int) -> Iterator[Any]:

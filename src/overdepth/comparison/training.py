@@ -104,16 +104,11 @@ class _Run:
         return parameters_are_finite(self.made)
 
 
-def _read(stepper: Iterator[Tensor], steps: int) -> list[float]:
-    """The losses of so many steps, or of fewer if they end.
-
-    On the processor each is read at once: tensors that are kept lie between those that come and go at every step, and
-    make the allocator slow. On an accelerator that would wait for every step.
-    """
-    taken = (loss for _, loss in zip(range(steps), stepper, strict=False))
-    read = [loss.item() if loss.device.type == "cpu" else loss for loss in taken]
-    kept = [loss for loss in read if isinstance(loss, Tensor)]
-    return torch.stack(kept).double().tolist() if kept else [float(loss) for loss in read]
+def _read(stepper: Iterator[float | Tensor], steps: int) -> list[float]:
+    """The losses of so many steps, or of fewer if they end."""
+    taken = [loss for _, loss in zip(range(steps), stepper, strict=False)]
+    kept = [loss for loss in taken if isinstance(loss, Tensor)]
+    return torch.stack(kept).double().tolist() if kept else [float(loss) for loss in taken]
 
 
 def steps_of(
@@ -121,8 +116,11 @@ def steps_of(
     job: Job,
     made: Made,
     probe: LengthRecorder | LengthMatcher | None = None,
-) -> Iterator[Tensor]:
+) -> Iterator[float | Tensor]:
     """One step of training each time it is asked, and its loss; ends where the data end or the weights overflow.
+
+    On the processor the loss is read at once: tensors that are kept lie between those that come and go at every step,
+    and make the allocator slow. On an accelerator that would wait for every step.
 
     Raises:
         ValueError: If the loss is no scalar tensor that depends on the model.
@@ -131,13 +129,14 @@ def steps_of(
     model, optimizer = made.model, made.optimizer
     schedule = None if task.schedule is None else task.schedule(optimizer)
     loss_step = task.loss_step
-    done = 0
+    done, is_at_hand = 0, True
     try:
         for batch in batches(task, job.seed):
             optimizer.zero_grad()
             loss: Any = loss_step(model, batch)
             if done == 0:
                 _check_loss(loss, job)
+                is_at_hand = loss.device.type == "cpu"
             loss.backward()
             if probe is not None:
                 probe.before()
@@ -147,7 +146,7 @@ def steps_of(
             if schedule is not None:
                 schedule.step()
             done += 1
-            read: Tensor = loss.detach()
+            read: float | Tensor = loss.item() if is_at_hand else loss.detach()
             del loss, batch  # as a loop by hand, which is no slower for want of memory that is at hand
             yield read
     except Exception as error:
