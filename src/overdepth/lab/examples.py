@@ -65,7 +65,7 @@ class Examples(ABC):
 
     def _block(self, design: Array, Y: Array, count: int) -> RowBlock:
         own = design.astype(self._dtype, copy=False)
-        features = own[:, : self._d] * self._dtype(1.0 / count)
+        features = np.multiply(own[:, : self._d], 1.0 / count, dtype=self._dtype)
         targets = np.ascontiguousarray(Y.T, dtype=self._dtype)
         return RowBlock(*(on_device(array, self._device) for array in (own, features, targets)))
 
