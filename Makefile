@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint types unit benchmark clean
+.PHONY: help reproduce test lint types unit docs benchmark clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -23,12 +24,17 @@ types: $(VENV)/.installed  ## Strict types.
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed  ## Tests and docstring examples.
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(JOBS) --dist loadfile
+
+docs: $(VENV)/.installed  ## The documentation site: site/index.html.
+	$(BIN)/mkdocs build --strict
 
 benchmark: $(VENV)/.installed  ## The speed targets, as ratios taken in one process.
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/optimizers.py
+	$(BIN)/python benchmarks/theory.py
+	$(BIN)/python benchmarks/sweep_scale.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("overdepth needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'
@@ -37,4 +43,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:  ## Remove the environment and what tools left behind.
-	rm -rf $(VENV) build dist report .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist report site .mypy_cache .pytest_cache .ruff_cache .hypothesis

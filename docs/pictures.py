@@ -1,6 +1,7 @@
-"""Draws the pictures of the pages in docs/theory, one a page, from what ``overdepth.theory`` computes.
+"""Draws the pictures of the pages in docs/theory, one a page, from what ``overdepth`` computes, for wide and
+narrow screens.
 
-    python docs/pictures.py [--out DIR] [NAME ...]
+    python -m docs.pictures [--out DIR] [NAME ...]
 
 Without names all of them, in some seconds. Seeds are fixed, and no date is written.
 """
@@ -17,8 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from cycler import cycler
-from matplotlib.axes import Axes
+from docs.drawing import BLUE, GREEN, RED, SKY, STYLE, descend, label, norm, normal, panels, save, stack
+from docs.theorem_pictures import THEOREM_PICTURES
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -26,50 +27,6 @@ import overdepth as od
 from overdepth import theory
 
 PAGES = Path(__file__).parent / "theory"
-BLUE, RED, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"  # Okabe & Ito: told apart by colour-blind readers
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "overdepth",  # the same names in every run
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=["black", BLUE, RED, GREEN], linestyle=["-", "--", "-.", (0, (1, 1.2))]),
-    "legend.frameon": False,
-}
-
-
-def panels(count: int, width: float = 8.0, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with panels side by side."""
-    fig = Figure(figsize=(width, height), layout="constrained")
-    return fig, list(fig.subplots(1, count, squeeze=False)[0])
-
-
-def label(ax: Axes, x: str, y: str, title: str) -> None:
-    """The words around a panel."""
-    ax.set(xlabel=x, ylabel=y, title=title)
-
-
-def normal(seed: int, *shape: int) -> torch.Tensor:
-    """Standard normal numbers of a seed."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def norm(matrices: Sequence[torch.Tensor]) -> float:
-    """The Frobenius norm of all matrices together."""
-    return math.sqrt(sum(float(matrix.square().sum()) for matrix in matrices))
-
-
-def descend(
-    chain: list[torch.Tensor], loss: theory.Loss, lr: float, steps: int, decay: float = 0.0
-) -> list[list[torch.Tensor]]:
-    """The factors at every step of gradient descent."""
-    path = [chain]
-    for _ in range(steps):
-        grads = theory.layer_gradients(path[-1], loss.gradient(od.product(path[-1])))
-        path.append([(1 - lr * decay) * f - lr * g for f, g in zip(path[-1], grads, strict=True)])
-    return path
 
 
 def transfer_operator() -> Figure:
@@ -324,7 +281,9 @@ def acceleration() -> Figure:
 
 
 PICTURES = [transfer_operator, imbalance, rates, flow, modes, frozen, geometry, no_regularizer, momentum, acceleration]
-DRAW: dict[str, Callable[[], Figure]] = {draw.__name__.replace("_", "-"): draw for draw in PICTURES}
+DRAW: dict[str, Callable[[], Figure]] = {
+    draw.__name__.replace("_", "-"): draw for draw in (*PICTURES, *THEOREM_PICTURES)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -335,16 +294,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - set(DRAW):
         parser.error(f"no picture {min(unknown)!r}; choose from {', '.join(DRAW)}")
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "narrow").mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name in chosen.names or DRAW:
-            path = chosen.out / f"{name}.svg"
-            DRAW[name]().savefig(path, metadata={"Date": None, "Creator": None})
-            short = re.sub(
-                r"(\.\d\d)\d{3,}| *<!--.*?-->\n", r"\1", path.read_text(encoding="utf-8")
-            )  # hundredths of a point
-            path.write_text(re.sub(r" +\n", "\n", short), encoding="utf-8")
-            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+            figure = DRAW[name]()
+            size = save(figure, chosen.out / f"{name}.svg")
+            save(stack(figure), chosen.out / "narrow" / f"{name}.svg")
+            print(f"{name}.svg: {size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,8 +60,13 @@ def table(claims: Sequence[Claim]) -> list[str]:
         control = [claim for claim in group if claim.is_control]
         name = f"`{group[0].id}` {group[0].statement}"
         cells = [name, counts(said), numbers(said or control), group[0].threshold, counts(control)]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(f"| {' | '.join(map(escaped, cells))} |")
     return lines
+
+
+def escaped(cell: str) -> str:
+    """The text of a cell: no end of it, and no tag as in <u, w>."""
+    return re.sub(r"<(?=[A-Za-z/])", "&lt;", cell.replace("|", "\\|"))
 
 
 def counts(claims: Sequence[Claim]) -> str:

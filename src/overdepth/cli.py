@@ -1,4 +1,4 @@
-"""The command line: ``overdepth reproduce ...``, ``overdepth rates ...``.
+"""The command line: ``overdepth compare ...``, ``overdepth reproduce ...``, ``overdepth rates ...``.
 
 Exit status: 0 done, 1 failed (or a claim fails under ``--strict``), 2 bad input, 130 interrupted.
 """

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 import overdepth
-from overdepth import rates_command, reproduce_command
+from overdepth import (
+    compare_command,
+    doctor_command,
+    explore_command,
+    inspect_command,
+    rates_command,
+    reproduce_command,
+    show_command,
+    sweep_command,
+)
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Linear over-parameterization: train a weight matrix as a product of matrices.",
@@ -20,32 +31,52 @@ app = typer.Typer(
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What a command that was stopped has to say."""
+
+    kept: str
+    again: str = "run it again"
+    less: str = "fewer seeds or steps"
+
+
+ADVICE = {
+    "compare": Advice("finished runs are kept; run it again to go on", less="fewer seeds or steps"),
+    "inspect": Advice("nothing was written", less="a smaller model"),
+    "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
+    "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
+    "explore": Advice("the explorer is closed"),
+    "show": Advice("nothing was written", less="a smaller result"),
+    "sweep": Advice(
+        "what was finished is kept; go on with --resume", again="go on with --resume", less="a smaller --memory"
+    ),
+}
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; bad input is one sentence on stderr and status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=given, prog_name="overdepth", standalone_mode=False)
+        status = app(args=with_ray_address(given), prog_name="overdepth", standalone_mode=False)
     except typer.TyperException as error:
         known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
         command = f"overdepth {given[0]}" if given[0] in known else "overdepth"
         return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as end:  # Typer ends the program itself when it has shown or installed a completion
+        status = end.code
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}; free what is short and run it again.", FAILED)
+        return _complain(f"{where}{error.strerror or error}; free what is short, then {_advice(given).again}.", FAILED)
     except (MemoryError, RuntimeError) as error:
-        less = "a shorter --time or a smaller chain" if given[:1] == ["rates"] else "fewer seeds or steps"
-        return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {less}.", FAILED)
+        if given[:1] == ["compare"] and str(error):  # its messages name the arm and the remedy
+            return _complain(str(error), FAILED)
+        return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {_advice(given).less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
-        kept = (
-            "nothing was written"
-            if given[:1] == ["rates"]
-            else "finished items and sweeps are kept; run it again to go on"
-        )
-        return _complain(f"interrupted; {kept}.", INTERRUPTED)
+        return _complain(f"interrupted; {_advice(given).kept}.", INTERRUPTED)
     return status if isinstance(status, int) else DONE
 
 
@@ -61,8 +92,37 @@ def root(
         typer.echo(context.get_help())
 
 
-app.command(short_help=reproduce_command.SHORT, epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
-app.command(short_help=rates_command.SHORT, epilog=rates_command.EPILOG)(rates_command.rates)
+for module, command in (
+    (reproduce_command, reproduce_command.reproduce),
+    (compare_command, compare_command.compare),
+    (inspect_command, inspect_command.inspect),
+    (rates_command, rates_command.rates),
+    (sweep_command, sweep_command.sweep),
+    (show_command, show_command.show),
+    (explore_command, explore_command.explore),
+    (doctor_command, doctor_command.doctor),
+):
+    app.command(short_help=module.SHORT, epilog=module.EPILOG)(command)
+
+
+def _advice(arguments: Sequence[str]) -> Advice:
+    return ADVICE.get(arguments[0] if arguments else "", Advice("nothing was written"))
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--ray``, whose address may be left out, always followed by one: Typer knows no such option.
+
+    Example:
+        >>> from overdepth.commands import with_ray_address
+        >>> with_ray_address(["sweep", "--ray", "fig3"]), with_ray_address(["sweep", "fig3", "--ray", "10.0.0.1:6379"])
+        (['sweep', '--ray', 'local', 'fig3'], ['sweep', 'fig3', '--ray', '10.0.0.1:6379'])
+    """
+    found: list[str] = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        found.append(argument)
+        if argument == "--ray" and not re.fullmatch(r"auto|local|(ray://)?[^\s/]+:\d+", following):
+            found.append("local")
+    return found
 
 
 def _complain(message: str, status: int) -> int:

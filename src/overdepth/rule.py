@@ -91,7 +91,7 @@ def end_to_end_spectrum(weight: Tensor, depth: float, *, rank_rtol: float | None
     r"""The eigenvalues of the end-to-end rule (Claim 1): the learning-rate multiplier of every direction.
 
     Entry (r, r') belongs to the eigenvector u_r v_{r'}^T and is
-    \sum_{j=1}^N \sigma_r^{2(N-j)/N} \sigma_{r'}^{2(j-1)/N}, with sigma in descending order, 0 beyond min(k, d), and
+    sum_{j=1}^N sigma_r^{2(N-j)/N} sigma_{r'}^{2(j-1)/N}, with sigma in descending order, 0 beyond min(k, d), and
     0^0 = 1. Its mean is a guide to how a learning rate carries over from the plain model.
 
     Args:

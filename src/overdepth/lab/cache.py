@@ -51,7 +51,7 @@ class RunCache:
     def keys(self, problem: Problem | RowProblem, objective: str, runs: Sequence[Run], settings: Settings) -> list[str]:
         """The addresses of runs."""
         shared = {
-            "code": [_code_digest(), str(torch.__version__)],
+            "code": [code_digest(), str(torch.__version__)],
             "data": _data_digest(problem),
             "objective": objective,
             # Of two devices of a kind, the one that was free decides nothing.
@@ -109,7 +109,7 @@ def _data_digest(problem: Problem | RowProblem) -> str | list[str]:
 
 
 @functools.cache
-def _code_digest() -> str:
+def code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
     names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
@@ -64,8 +65,8 @@ class Examples(ABC):
         """Blocks of A, shape (rows, d + e), and of Y^T, shape (k, rows), in float64: what losses are computed from."""
 
     def _block(self, design: Array, Y: Array, count: int) -> RowBlock:
-        own = design.astype(self._dtype, copy=False)
-        features = np.multiply(own[:, : self._d], 1.0 / count, dtype=self._dtype)
+        own: NDArray[Any] = design.astype(self._dtype, copy=False)
+        features = own[:, : self._d] * self._dtype(1.0 / count)
         targets = np.ascontiguousarray(Y.T, dtype=self._dtype)
         return RowBlock(*(on_device(array, self._device) for array in (own, features, targets)))
 

@@ -27,7 +27,7 @@ def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype, device:
     """
     members: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
-        members.setdefault(_architecture(run, k, d), []).append(i)
+        members.setdefault(architecture(run, k, d), []).append(i)
     groups: list[Group] = []
     for (kind, *_), rows in members.items():
         index = torch.tensor(rows)
@@ -42,7 +42,8 @@ def make_groups(runs: Sequence[Run], k: int, d: int, dtype: torch.dtype, device:
     return groups
 
 
-def _architecture(run: Run, k: int, d: int) -> tuple[object, ...]:
+def architecture(run: Run, k: int, d: int) -> tuple[object, ...]:
+    """What runs must share to step together."""
     if run.method == "end_to_end":
         return ("end_to_end", None if min(k, d) == 1 else run.depth)
     if k == 1 and (run.width == 1 or run.depth == 1):

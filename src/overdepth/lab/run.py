@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overdepth._checks import check_depth, check_positive, check_size
+from overdepth._checks import check_depth, check_nonnegative, check_positive, check_size
 from overdepth.initialization import INITIALIZATIONS, Init, initial_factors
 
 Method = Literal[
@@ -81,8 +81,7 @@ class Run:
         for name, number in (("lr", self.lr), ("scale", self.scale), ("norm", self.norm)):
             if number is not None or name != "norm":
                 check_positive(number, f"Run.{name}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"Run.weight_decay is {self.weight_decay!r}, expected a finite number >= 0.")
+        check_nonnegative(self.weight_decay, "Run.weight_decay")
         if self.method == "end_to_end" and self.lr * self.weight_decay > 1:
             raise ValueError(
                 f"Run.lr * Run.weight_decay is {self.lr * self.weight_decay!r}, expected at most 1 with the end-to-end "

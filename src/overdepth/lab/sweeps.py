@@ -93,27 +93,34 @@ def sweep(
         if cache:
             cache.put([keys[i] for i in missing], [found for i in missing if (found := finished[i])])
     seconds = time.perf_counter() - began
-    data = _dataset(problem, runs, loss.name, settings, [found for found in finished if found])
+    known = [found for found in finished if found]
+    diverged = np.array([run.diverged_at for run in known], dtype=np.float64)
+    diverged[diverged < 0] = np.nan
+    data = described(problem, runs, [loss.name] * len(runs), settings)
+    data["loss"] = (("run", "step"), np.stack([run.loss for run in known]), {"long_name": "training loss"})
+    data["diverged_at"] = ("run", diverged, {"long_name": "first step after which the weight was not finite"})
     data["optimal_loss"] = ("run", np.full(len(runs), optimum.value))
     data["optimal_loss"].attrs = {"long_name": "optimal loss of a linear model", "attained": int(optimum.attained)}
     data.attrs.update(runs_computed=len(missing), seconds=seconds)
     return data
 
 
-def _dataset(
-    problem: Problem | RowProblem, runs: Sequence[Run], objective: str, settings: Settings, finished: Sequence[Finished]
+def described(
+    problem: Problem | RowProblem, runs: Sequence[Run], objectives: Sequence[str], settings: Settings
 ) -> xr.Dataset:
-    diverged = np.array([run.diverged_at for run in finished], dtype=np.float64)
-    diverged[diverged < 0] = np.nan
+    """A data set with the coordinates and attributes of a sweep, and no variables yet.
+
+    Args:
+        problem: The data.
+        runs: Settings of each run.
+        objectives: The objective of each.
+        settings: What they share.
+    """
     columns: dict[str, list[object]] = {name: [getattr(run, name) for run in runs] for name in RUN_FIELDS}
     columns["depth"] = [float(run.depth) for run in runs]
     columns["norm"] = [np.nan if run.norm is None else run.norm for run in runs]
-    columns["objective"] = [objective] * len(runs)
+    columns["objective"] = list(objectives)
     return xr.Dataset(
-        {
-            "loss": (("run", "step"), np.stack([run.loss for run in finished]), {"long_name": "training loss"}),
-            "diverged_at": ("run", diverged, {"long_name": "first step after which the weight was not finite"}),
-        },
         coords={
             "run": np.arange(len(runs)),
             "step": settings.recorded_steps,

@@ -85,10 +85,12 @@ def learning_rate_multipliers(module: nn.Module) -> dict[str, float]:
     References:
         Arora, Cohen & Hazan, ICML 2018, arXiv 1802.06509, Claim 1.
     """
-    found = {}
-    for name, factors in named_factors(module):
-        if isinstance(factors.layout, MatrixLayout):
-            chains = zip(*(f.reshape(-1, *f.shape[-2:]) for f in factors), strict=True)
-            means = [transfer_operator(chain).mean_eigenvalue() for chain in chains]
-            found[name] = round(sum(means) / len(means), 12)
-    return found
+    chained = {name: factors for name, factors in named_factors(module) if isinstance(factors.layout, MatrixLayout)}
+    return {name: mean_multiplier(factors) for name, factors in chained.items()}
+
+
+def mean_multiplier(factors: Factors) -> float:
+    """The mean eigenvalue of one weight's transfer operator, over all groups; for factors of a ``MatrixLayout``."""
+    chains = zip(*(f.reshape(-1, *f.shape[-2:]) for f in factors), strict=True)
+    means = [transfer_operator(chain).mean_eigenvalue() for chain in chains]
+    return round(sum(means) / len(means), 12)

@@ -18,15 +18,17 @@ from overdepth.paper.claim import number
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
-    """Writes a template of this package as a page; besides ``values`` it knows ``plotly`` and ``versions``.
+    """Writes a template as a page; besides ``values`` it knows ``plotly`` and ``versions``.
 
     Args:
         path: Where to write.
-        template: Its path inside this package.
+        template: Its path inside this package, or else inside ``overdepth``.
         values: What the template needs.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("overdepth.paper", ""),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("overdepth.paper", ""), jinja2.PackageLoader("overdepth", "")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

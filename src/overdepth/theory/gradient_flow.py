@@ -40,7 +40,7 @@ def flow(
     With G the loss's gradient at the end-to-end weight and lambda the weight decay of the factors,
 
     - ``"layers"``: dW_j/dt = -(W_N..W_{j+1})^T G (W_{j-1}..W_1)^T - lambda W_j, for any factors;
-    - ``"end_to_end"``: Theorem 1, dW/dt = -lambda N W - \sum_j [W W^T]^{(N-j)/N} G [W^T W]^{(j-1)/N}: what balanced
+    - ``"end_to_end"``: Theorem 1, dW/dt = -lambda N W - sum_j [W W^T]^{(N-j)/N} G [W^T W]^{(j-1)/N}: what balanced
       factors do to their product, from the product of those given. N may be real if one weight is given;
     - ``"preconditioned"``: dW/dt = -lambda N W - T(G), with the transfer operator T of the factors, which move along:
       exact for any factors, balanced or not.

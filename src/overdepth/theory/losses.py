@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Loss:
-    r"""A quadratic loss of the end-to-end weight, f(W) = f^* + \langle (W - W^*) S, W - W^* \rangle / 2.
+    r"""A quadratic loss of the end-to-end weight, f(W) = f* + <(W - W*) S, W - W*> / 2.
 
     Made by :func:`least_squares` and :func:`matrix_distance`. Everything is float64.
 

@@ -76,8 +76,8 @@ def riccati(factors: Sequence[Tensor], target: Tensor, times: Sequence[float] | 
     r"""W(t) of two layers whose imbalance is a multiple of the identity, in closed form, for ||Y - W||_F^2 / 2.
 
     The factors need not share the target's singular vectors, and may be rectangular or of low rank; balanced ones are
-    the case 0. With D_1 = W_2^T W_2 - W_1 W_1^T = \lambda I, Z = [W_2; W_1^T] and
-    S = [[0, Y], [Y^T, 0]] + (\lambda / 2) diag(I_k, -I_d), M = Z Z^T obeys M' = S M + M S - M^2, whence
+    the case 0. With D_1 = W_2^T W_2 - W_1 W_1^T = lambda I, Z = [W_2; W_1^T] and
+    S = [[0, Y], [Y^T, 0]] + (lambda / 2) diag(I_k, -I_d), M = Z Z^T obeys M' = S M + M S - M^2, whence
 
     .. math:: M(t) = e^{S t} Z_0 (I + Z_0^T [\int_0^t e^{2 S \tau} d\tau] Z_0)^{-1} Z_0^T e^{S t}
 

@@ -23,7 +23,7 @@ Times = Sequence[float] | Tensor | Array | float
 def two_layer_mode(times: Times, a: float, b: float, target: float) -> Tensor:
     r"""u(t) = a(t) b(t) of two scalar layers, in closed form, for any signs and any imbalance.
 
-    With R = \sqrt{4 s^2 + (a^2 - b^2)^2}, both (a+b)^2 and (a-b)^2 follow a logistic law with rate R,
+    With R = sqrt(4 s^2 + (a^2 - b^2)^2), both (a+b)^2 and (a-b)^2 follow a logistic law with rate R,
     V' = 2 s V - (V^2 - (a^2-b^2)^2) / 2 and the same with -s, and u is a quarter of their difference. So the error
     decays like e^{-R t} in the end: the imbalance speeds it up.
 
@@ -119,8 +119,8 @@ def deep_mode(
 ) -> Tensor:
     r"""u(t) = w_1(t) ... w_N(t) of any deep scalar network, by one ODE for its smallest weight y.
 
-    The imbalances are constant, so that w_k = \pm \sqrt{c_k + y^2} with c_k = w_k(0)^2 - y(0)^2 >= 0, and
-    y' = (s - u) \prod_{k \ne \min} w_k; y passes through 0 where u changes its sign. A weight tied with the smallest
+    The imbalances are constant, so that w_k = +-sqrt(c_k + y^2) with c_k = w_k(0)^2 - y(0)^2 >= 0, and
+    y' = (s - u) prod w_k over the others; y passes through 0 where u changes its sign. A weight tied with the smallest
     one is \pm y and does so with it.
 
     Args:

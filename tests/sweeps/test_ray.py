@@ -1,0 +1,267 @@
+"""Sweeps on a real Ray cluster of this machine: the same numbers, whoever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from tests.sweeps.sweeping import assert_same_results, partial_files, pieces, sweep, sweep_file
+
+from overdepth.cli import main
+from overdepth.sweeps import on_ray
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+SWEEP = """
+data = "data.csv"
+target = "y"
+objective = ["l2", "l4", "l6"]
+steps = 1500
+record_every = 50
+[[grid]]
+depth = [1, 2, 3]
+lr = [1e-3, 1e-2, 3.0]
+[[grid]]
+method = ["adam", "end_to_end"]
+depth = 2
+"""
+MARK = "OVERDEPTH_TEST_CLUSTER"
+OFTEN = ("--checkpoint", 0.1)
+
+
+def processes(mark: str, title: str = "") -> set[int]:
+    """The processes that were started under a mark, by what they call themselves."""
+    found = set()
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                environment, command = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if f"{MARK}={mark}".encode() in environment.split(b"\0") and command.startswith(title.encode()) and command:
+                found.add(int(path.name))
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture(scope="module")
+def mark() -> Iterator[str]:
+    """Whatever is started from here on carries it, and finds the package where these tests find it."""
+    name = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(MARK, name)
+        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patched.setenv("OMP_NUM_THREADS", "1")
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # All processes of the cluster share a token, this one too: it must not have imported Ray before.
+        patched.setenv("RAY_AUTH_MODE", "token")
+        patched.setenv("RAY_AUTH_TOKEN", name)
+        # Ray takes 127.0.0.1 for this machine's address to the outside, where nothing of ours listens.
+        patched.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
+        yield name
+
+
+@pytest.fixture(scope="module")
+def address(mark: str) -> Iterator[str]:
+    """A cluster of two nodes of a core each, on 127.0.0.1 alone."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+        assert until(lambda: not processes(mark))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sweep without Ray, at one thread."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = sweep_file(folder, SWEEP)
+    assert sweep(file, "--out", folder / "out") == 0
+    return file, folder / "out"
+
+
+@contextmanager
+def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Something that goes on beside the sweep, until it ends."""
+    ended = threading.Event()
+    thread = threading.Thread(target=act, args=(ended,))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_two_workers_give_the_same_numbers(
+    mark: str, address: str, finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, whole = finished
+    seen: set[int] = set()
+
+    def look(ended: threading.Event) -> None:
+        while not ended.is_set():
+            seen.update(processes(mark, "ray::_span"))
+            time.sleep(0.02)
+
+    with meanwhile(look):
+        assert sweep(file, "--out", tmp_path / "out", "--ray", address, *OFTEN) == 0
+    assert len(seen) == 2
+    assert capsys.readouterr() == ("", "")
+    assert_same_results(tmp_path / "out", whole)
+    assert len(pieces(tmp_path / "out")) > 3
+    assert list(tmp_path.rglob("state-*")) == partial_files(tmp_path) == []
+
+
+def test_workers_that_are_killed_cost_a_span_each(
+    mark: str, address: str, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, whole = finished
+    killed: list[int] = []
+
+    def kill(ended: threading.Event) -> None:
+        while not ended.is_set() and len(killed) < 3:
+            for process in processes(mark, "ray::_span") - set(killed):
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+                break
+            time.sleep(0.3)
+
+    with meanwhile(kill):
+        assert sweep(file, "--out", tmp_path / "out", "--ray", address, *OFTEN) == 0
+    assert killed
+    assert_same_results(tmp_path / "out", whole)
+
+
+def test_what_was_begun_without_ray_goes_on_with_it_and_back(
+    address: str, finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, whole = finished
+    out = tmp_path / "out"
+
+    def stop_after(number: int, module: str) -> None:
+        from overdepth.sweeps.block_run import store
+
+        count = [0]
+
+        def stopping(*arguments: object) -> None:
+            store(*arguments)  # type: ignore[arg-type]
+            count[0] += 1
+            if count[0] == number:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(f"overdepth.sweeps.{module}.store", stopping)
+
+    stop_after(2, "execution")
+    assert sweep(file, "--out", out, "--checkpoint", 0.02) == 130
+    stop_after(3, "on_ray")
+    assert sweep(file, "--out", out, "--resume", "--ray", address, "--checkpoint", 0.02) == 130
+    monkeypatch.undo()
+    assert len(list(out.rglob("state-*"))) > 0
+    assert sweep(file, "--out", out, "--resume") == 0
+    assert_same_results(out, whole)
+
+
+def started(file: Path, out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [*(sys.executable, "-m", "overdepth", "sweep", file, "--out", out), "--ray", "--quiet", "--checkpoint", "0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+)
+def test_a_sweep_with_a_cluster_of_its_own_that_is_stopped_leaves_no_process(
+    number: signal.Signals, mark: str, finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"{mark}-{number.name}"
+    monkeypatch.setenv(MARK, own)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there
+    long = sweep_file(tmp_path, SWEEP.replace("steps = 1500", "steps = 3000000").replace("= 50", "= 50000"))
+    out = tmp_path / "out"
+    process = started(long, out)
+    try:
+        assert until(lambda: bool(list(out.rglob("state-*.piece"))) or process.poll() is not None, 120)
+        assert processes(own, "ray::")
+        process.send_signal(number)
+        printed, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert (process.returncode, printed) == (130, ""), errors
+        assert errors == "overdepth: interrupted; what was finished is kept; go on with --resume.\n"
+    if number == signal.SIGKILL:  # Ray's two agents wait another minute or two for the head that died with the sweep
+        agents = processes(own, "ray::DashboardAgent") | processes(own, "ray::RuntimeEnvAgent")
+        for agent in agents:
+            with suppress(ProcessLookupError):
+                os.kill(agent, signal.SIGKILL)
+    assert until(lambda: not processes(own)), processes(own)
+    assert pieces(out)
+    assert not (out / "results.nc").exists()
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_a_wrong_address_is_one_sentence(
+    wrong: str, finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finished[0], "--out", tmp_path / "out", "--ray", wrong) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"overdepth: no Ray cluster at '{wrong}' (")
+    assert said.endswith("; start one with 'ray start --head', or leave the address out.\n")
+    assert said.count("\n") == 1
+    assert sweep(finished[0], "--out", tmp_path / "out", "--resume") == 0  # nothing is lost
+
+
+def test_the_cluster_that_runs_here_is_found(address: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
+    file, whole = finished
+    assert sweep(file, "--out", tmp_path / "out", "--ray", "auto") == 0
+    assert_same_results(tmp_path / "out", whole)
+
+
+def test_more_cores_than_there_are_is_one_sentence(
+    address: str, finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finished[0], "--out", tmp_path / "out", "--ray", address, "--ray-cpus", 2) == 2
+    assert "--ray-cpus is 2, but the largest node of the cluster has 1" in capsys.readouterr().err
+
+
+def test_without_ray_the_extra_is_named(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["sweep", str(finished[0]), "--out", str(tmp_path / "out"), "--ray", "--quiet"]) == 2
+    assert capsys.readouterr().err == (
+        "overdepth: --ray needs Ray, which is not installed; install the extra: pip install 'overdepth[ray]'.\n"
+    )
+    assert on_ray.RETRIES >= 1
