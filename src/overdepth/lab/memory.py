@@ -156,7 +156,7 @@ def _run_bytes(problem: AnyProblem, run: Run, settings: Settings) -> int:
     """The state of a run, and what its step makes on the way."""
     k, d, item = problem.k, problem.d, settings.dtype.itemsize
     if run.method == "end_to_end":
-        return item * k * d * 7 if min(k, d) == 1 else (item + 10 * 8) * k * d
+        return item * k * d * 7 if min(k, d) == 1 else (item + 7 * 8) * k * d
     depth, width = int(run.depth), run.width
     dims = [d, *[width] * (depth - 1), k]
     factors = [a * b for a, b in itertools.pairwise(dims)]

@@ -20,7 +20,7 @@ CUDA_TILE_BYTES = 2**28
 TILE_ROWS = 512
 """Rows of a tile, or more where the runs are few: below, the products lose speed."""
 
-RECORD_BYTES = 8 * 2**20
+RECORD_BYTES = 4 * 2**20
 """Losses are recorded from predictions of about this size at a time, in float64."""
 
 
