@@ -1,6 +1,6 @@
 """Puts the outcomes of the examples into docs/does-it-help.md, between its two markers.
 
-overdepth compare examples/l4_regression.py:task --out OUT/l4_regression       # and so on for the other four
+    overdepth compare examples/l4_regression.py:task --out OUT/l4_regression       # and so on for the other four
 python examples/table.py OUT
 """
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="holds a folder with comparison.json for each example")
     options = parser.parse_args()
     lines = [
-        "| example | arm | verdict | not tuned | against steps as long | ms a step |",
+        "| example | arm | verdict | not tuned | against steps as long | time of a step |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in EXAMPLES:

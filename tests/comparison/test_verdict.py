@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overdepth.comparison.jobs import Array
-from overdepth.comparison.measures import LEVEL, Spread, interval, race, spread_of_ratios
+from overdepth.comparison.measures import CLOCK, LEVEL, Cost, Spread, interval, race, spread_of_ratios, spread_of_times
 from overdepth.comparison.verdict import Side, between, judge
 
 REPEATS = 2000
@@ -20,8 +20,8 @@ def decay(rate: float, *, steps: int = 400, floor: float = 0.1) -> Array:
     return np.asarray(floor + np.exp(-rate * np.arange(steps)), dtype=np.float64)
 
 
-def side(name: str, *rates: float, step: float = 1.0, floor: float = 0.1) -> Side:
-    return Side(name, [decay(rate, floor=floor) for rate in rates], [step] * len(rates))
+def side(name: str, *rates: float) -> Side:
+    return Side(name, [decay(rate) for rate in rates])
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
@@ -63,23 +63,23 @@ def test_the_race_goes_to_the_best_loss_that_both_reach() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "kind", "words"),
+    ("arm", "step", "kind", "words"),
     [
-        (side("arm", 0.02, 0.021, 0.0205), "faster", r"^faster by 1\.\d+ to \d\.\d+ x in steps, 1\.\d+ to \d\.\d+ x i"),
-        (side("arm", 0.01, 0.0101, 0.01), "no difference", r"^no difference that 3 seeds can show \(0\.\d+ to 1\.\d+ "),
-        (side("arm", 0.01, 0.01, 0.01, step=2), "slower", r"^no difference in steps that 3 seeds can show \(.*\); slo"),
-        (side("arm", 0.005, 0.0051, 0.0052), "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; its last"),
-        (side("arm", 0.02, 0.021, 0.0205, step=9), "mixed", r"^faster by .* x in steps, but slower by .* x in time"),
-        (side("arm", 0.02, 0.021, 0.0205, step=2), "faster", r"^faster by .* x in steps, but no difference in time th"),
-        (side("arm", 0.01, 0.02, 0.005), "no difference", r"^no difference that 3 seeds"),
-        (side("arm", 0.01, 0.02), "not decided", r"^not decided: too few seeds \(2\) to show a spread; give 3 or more"),
+        (side("arm", 0.02, 0.021, 0.0205), 1, "faster", r"^faster by 1\.\d+ to \d\.\d+ x in steps, 1\.\d+ to "),
+        (side("arm", 0.01, 0.0101, 0.01), 1, "no difference", r"^no difference that 3 seeds can show \(0\.\d+ to 1"),
+        (side("arm", 0.01, 0.01, 0.01), 2, "slower", r"^no difference in steps that 3 seeds can show \(.*\); slo"),
+        (side("arm", 0.005, 0.0051, 0.0052), 1, "slower", r"^slower by 1\.\d+ to 2\.\d+ x in steps, .* in time; its "),
+        (side("arm", 0.02, 0.021, 0.0205), 9, "mixed", r"^faster by .* x in steps, but slower by .* x in time"),
+        (side("arm", 0.02, 0.021, 0.0205), 2, "faster", r"^faster by .* x in steps, but no difference in time th"),
+        (side("arm", 0.01, 0.02, 0.005), 1, "no difference", r"^no difference that 3 seeds"),
+        (side("arm", 0.01, 0.02), 1, "not decided", r"^not decided: too few seeds \(2\) to show a spread; give 3"),
     ],
 )  # fmt: skip
-def test_words(arm: Side, kind: str, words: str) -> None:
+def test_words(arm: Side, step: float, kind: str, words: str) -> None:
     import re
 
     plain = side("plain", *[0.01] * len(arm.curves))
-    found = judge(arm, plain, 1)
+    found = judge(arm, plain, 1, Cost(step, step, step))
     assert found.kind == kind
     assert re.search(words, found.words), found.words
 
@@ -127,3 +127,15 @@ def test_small_differences_are_not_spoken_of() -> None:
     assert spread_of_ratios([1.01, 1.01, 1.01]).sign == 0
     assert spread_of_ratios([1.05, 1.05, 1.05]).sign == 1
     assert spread_of_ratios([0.95, 0.95, 0.95]).inverted().sign == 1
+
+
+def test_times_carry_the_uncertainty_of_the_clock_and_of_the_seeds() -> None:
+    speeds = [2.0, 2.2, 1.9, 2.1]
+    steps = spread_of_ratios(speeds, allowance=CLOCK)
+    rounds = np.exp(np.random.default_rng(0).normal(math.log(1.5), 0.3, 60))
+    cost = Cost.of(rounds)
+    assert cost.low < 1.5 < cost.high
+    found = spread_of_times(speeds, cost)
+    assert found.low == pytest.approx(steps.low / cost.high)
+    assert found.high == pytest.approx(steps.high / cost.low)
+    assert found.low < 2.05 / 1.5 < found.high

@@ -76,6 +76,7 @@ def mark() -> Iterator[str]:
         patched.setenv("RAY_AUTH_MODE", "token")
         patched.setenv("RAY_AUTH_TOKEN", name)
         # Ray takes 127.0.0.1 for this machine's address to the outside, where nothing of ours listens.
+        patched.setenv(on_ray.LOOPBACK, "0")
         patched.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
         yield name
 
@@ -203,7 +204,7 @@ def test_a_sweep_with_a_cluster_of_its_own_that_is_stopped_leaves_no_process(
 ) -> None:
     own = f"{mark}-{number.name}"
     monkeypatch.setenv(MARK, own)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", on_ray.LOOPBACK):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there
     long = sweep_file(tmp_path, SWEEP.replace("steps = 1500", "steps = 3000000").replace("= 50", "= 50000"))
@@ -212,6 +213,9 @@ def test_a_sweep_with_a_cluster_of_its_own_that_is_stopped_leaves_no_process(
     try:
         assert until(lambda: bool(list(out.rglob("state-*.piece"))) or process.poll() is not None, 120)
         assert processes(own, "ray::")
+        commands = [Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") for each in processes(own)]
+        addresses = {word for command in commands for word in command if word.startswith(b"--node_ip_address=")}
+        assert addresses == {b"--node_ip_address=127.0.0.1"}  # what others could reach is nobody's business
         process.send_signal(number)
         printed, errors = process.communicate(timeout=60)
     finally:

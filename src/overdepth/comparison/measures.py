@@ -99,6 +99,32 @@ def spread_of_differences(differences: Sequence[float], size: float) -> Spread:
     return Spread(float(np.median(differences)), low, high, tuple(float(d) for d in differences), 0.0)
 
 
+class Cost(NamedTuple):
+    """The time of a step over that of plain training, and an interval for it."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(ratios: Sequence[float] | Array, *, level: float = LEVEL) -> Cost:
+        """The median of ratios of neighbouring blocks of steps, and the bootstrap's percentile interval for it.
+
+        What a step costs is no matter of the seed, and there are many blocks, so that the bootstrap serves.
+        """
+        data = np.asarray(ratios, dtype=np.float64)
+        drawn = np.random.default_rng(0).choice(data, (_RESAMPLES, len(data)))
+        low, high = np.quantile(np.median(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2])
+        return Cost(float(np.median(data)), float(low), float(high))
+
+
+def spread_of_times(speeds: Sequence[float], cost: Cost) -> Spread:
+    """The spread of speeds in time, from those in steps and the time of a step; both uncertainties add up."""
+    steps = spread_of_ratios(speeds, allowance=CLOCK)
+    values = tuple(speed / cost.median for speed in speeds)
+    return Spread(steps.median / cost.median, steps.low / cost.high, steps.high / cost.low, values)
+
+
 def first_step(curve: Array, level: float, window: int) -> int | None:
     """The first step at which a smoothed curve is at most a level; None if there is none."""
     reached = np.flatnonzero(curve <= level)

@@ -132,13 +132,14 @@ def _curves(
 ) -> go.Figure:
     drawn = [curve for _, outcomes in pairs for curve in found.curves(outcomes) if len(curve)]
     positive = bool(drawn) and min(float(c.min()) for c in drawn) > 0
-    figure = blank_figure(title, x="seconds" if by_time else "steps", y="loss", log_y=positive)
+    early = found.window == 1  # curves without noise fall most in their first steps
+    figure = blank_figure(title, x="seconds" if by_time else "steps", y="loss", log_x=early, log_y=positive)
     buttons = [
         {"label": f"{kind} scale", "method": "relayout", "args": [{"xaxis.type": kind, "xaxis.autorange": True}]}
         for kind in ("linear", "log")
     ]
-    menu = {"type": "buttons", "direction": "right", "x": 1.0, "xanchor": "right", "y": 1.12, "buttons": buttons}
-    figure.update_layout(updatemenus=[menu])
+    place = {"direction": "right", "x": 1.0, "xanchor": "right", "y": 1.12}
+    figure.update_layout(updatemenus=[{"type": "buttons", **place, "active": int(early), "buttons": buttons}])
     for result, outcomes in pairs:
         scale = found.step_seconds(result) if by_time else 1.0
         _add(figure, found, outcomes, result.arm.name, _color(found, result), scale=scale)

@@ -17,7 +17,7 @@ import numpy as np
 from overdepth._table import text_table
 from overdepth.comparison.arms import PLAIN, Arm
 from overdepth.comparison.jobs import Array, Outcome, smoothed, smoothing_window
-from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, Spread, first_step
+from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, Cost, Spread, first_step
 from overdepth.comparison.search import Search, Spent
 from overdepth.comparison.settings import Settings
 from overdepth.comparison.task import Task
@@ -51,11 +51,16 @@ class ArmResult:
     matched: Sequence[Outcome | None]
     costs: Sequence[Outcome | None]
 
+    @functools.cached_property
+    def cost(self) -> Cost | None:
+        """The time of a step over that of plain training; None if it was not taken."""
+        times = [c.times for c in self.costs if c is not None and c.times is not None]
+        return Cost.of(np.concatenate([t[1] / t[0] for t in times])) if times else None
+
     @property
     def step_ratio(self) -> float:
-        """Time of a step over that of plain training; median over seeds and rounds."""
-        times = [c.times for c in self.costs if c is not None and c.times is not None]
-        return float(np.median([np.median(t[1] / t[0]) for t in times])) if times else math.nan
+        """Its median; NaN if it was not taken."""
+        return math.nan if self.cost is None else self.cost.median
 
     @property
     def memory_ratio(self) -> float:
@@ -107,11 +112,9 @@ class Comparison:
                 words = f"unstable: diverged at every learning rate tried, {min(tried):g} to {max(tried):g}, for a seed"
                 found[result.arm.name] = Verdict("unstable", words)
                 continue
-            times = _step_times(result.costs) if other is self.results[0] else None
-            theirs, ours = (None, None) if times is None else ([t[0] for t in times], [t[1] for t in times])
-            first = Side(name, self.curves(other.finals), theirs)
-            own = Side(result.arm.name, self.curves(result.finals), ours)
-            found[result.arm.name] = judge(own, first, self.window)
+            first, own = Side(name, self.curves(other.finals)), Side(result.arm.name, self.curves(result.finals))
+            cost = result.cost if other is self.results[0] else None
+            found[result.arm.name] = judge(own, first, self.window, cost)
         return found
 
     @functools.cached_property
@@ -150,8 +153,8 @@ class Comparison:
 
     def step_seconds(self, result: ArmResult) -> float:
         """Of a step, median; NaN if it was not taken. Of an arm: plain training's times the ratio of neighbours."""
-        times = [t[0] for r in self.results[1:] for t in _step_times(r.costs) or []]
-        plain = statistics.median(times) if times else math.nan
+        taken = [c.times[0] for r in self.results[1:] for c in r.costs if c is not None and c.times is not None]
+        plain = float(np.median(np.concatenate(taken))) if taken else math.nan
         return plain if result is self.results[0] else plain * result.step_ratio
 
     def table(self) -> str:
@@ -295,17 +298,6 @@ class Comparison:
     def drawn_starts(self) -> bool:
         """Whether an arm starts at another function than plain training."""
         return any(result.arm.form != PLAIN and not result.arm.keeps_the_start for result in self.results)
-
-
-def _step_times(costs: Sequence[Outcome | None]) -> list[tuple[float, float]] | None:
-    """Seconds of a step of plain training and of the arm by seed; their quotient is that of neighbouring blocks."""
-    found = []
-    for outcome in costs:
-        if outcome is None or outcome.times is None:
-            return None
-        plain = float(np.median(outcome.times[0]))
-        found.append((plain, plain * float(np.median(outcome.times[1] / outcome.times[0]))))
-    return found
 
 
 def _median(values: Sequence[float], infinite: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from overdepth.comparison.jobs import Array
-from overdepth.comparison.measures import CLOCK, Spread, race, spread_of_differences, spread_of_ratios
+from overdepth.comparison.measures import Cost, Spread, race, spread_of_differences, spread_of_ratios, spread_of_times
 
 FEWEST_SEEDS = 3
 """Below, no verdict is given: the interval over two seeds is as wide as everything."""
@@ -22,12 +22,10 @@ class Side:
     Attributes:
         name: Of the arm.
         curves: Smoothed losses; empty where a run diverged.
-        step_times: Seconds of a step, or None where they were not taken.
     """
 
     name: str
     curves: Sequence[Array]
-    step_times: Sequence[float] | None = None
 
     @property
     def diverged(self) -> int:
@@ -54,13 +52,14 @@ class Verdict:
     loss: Spread | None = None
 
 
-def judge(arm: Side, plain: Side, window: int) -> Verdict:
+def judge(arm: Side, plain: Side, window: int, cost: Cost | None = None) -> Verdict:
     """The verdict on an arm against plain training (or another one), seed by seed.
 
     Args:
         arm: The arm.
         plain: What it is compared with, with the same seeds.
         window: Of the smoothing.
+        cost: The time of a step of the arm over that of the other; None if it is not known.
     """
     n = len(arm.curves)
     for side in (plain, arm):
@@ -72,11 +71,9 @@ def judge(arm: Side, plain: Side, window: int) -> Verdict:
     if n < FEWEST_SEEDS:
         return Verdict("not decided", f"not decided: too few seeds ({n}) to show a spread; give {FEWEST_SEEDS} or more")
     races = [race(p, a, window) for p, a in zip(plain.curves, arm.curves, strict=True)]
-    steps = spread_of_ratios([r.speed for r in races])
-    time = None
-    if plain.step_times is not None and arm.step_times is not None:
-        costs = zip(races, plain.step_times, arm.step_times, strict=True)
-        time = spread_of_ratios([r.speed * p / a for r, p, a in costs], allowance=CLOCK)
+    speeds = [r.speed for r in races]
+    steps = spread_of_ratios(speeds)
+    time = None if cost is None else spread_of_times(speeds, cost)
     last = [(float(p[-1]), float(a[-1])) for p, a in zip(plain.curves, arm.curves, strict=True)]
     if all(p > 0 and a > 0 for p, a in last):
         loss = spread_of_ratios([p / a for p, a in last])

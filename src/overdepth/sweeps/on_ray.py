@@ -29,6 +29,9 @@ RETRIES = 5
 """A span whose worker or node died is tried again elsewhere so often."""
 
 WAIT = 1.0
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch that, at 0, keeps a cluster on 127.0.0.1, on every system; else it listens to the outside."""
 KNOCK_SECONDS = 10.0
 
 
@@ -59,8 +62,9 @@ def run_on_ray(
         RuntimeError: If a span fails wherever it is tried.
         OSError: If the disk refuses; what was stored before is as it was.
     """
-    if address == LOCAL and "ray" not in sys.modules:  # as Ray would choose, but it would say so on every run
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if address == LOCAL and "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as it would choose, but it would say so on every run
+        os.environ.setdefault(LOOPBACK, "0")
     ray = _ray()
     with _cluster(ray, address):
         _check_cpus(ray, cpus)
