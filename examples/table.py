@@ -49,7 +49,7 @@ def rows(name: str, found: dict[str, Any]) -> list[str]:
     """A row an arm."""
     lines: list[str] = []
     for arm in found["arms"][1:]:
-        shown = f"[`{name}`](../examples/{name}.py)" if not lines else ""
+        shown = f"`{name}`" if not lines else ""
         said = [arm[key]["words"] if arm[key] else "" for key in ("verdict", "untuned", "matched")]
         lines.append(f"| {shown} | {arm['name']} | {' | '.join(said)} | {arm['step_time_ratio']:.2f} x plain's |")
     return lines

@@ -77,8 +77,8 @@ def test_the_page_in_a_browser(width: int, out: Path, tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["nothing"], "the task is 'nothing', expected FILE.py:FUNCTION"),
-        (["missing.py:task"], "missing.py does not exist; give FILE.py:FUNCTION"),
-        ([f"{PROBLEMS}:absent"], "has no function 'absent'; name the one that returns the task"),
+        (["missing.py:task"], "there is no file missing.py; give FILE.py:FUNCTION"),
+        ([f"{PROBLEMS}:absent"], "has no function 'absent'; it has "),
         ([f"{PROBLEMS}:wrong"], "the function returned a list, expected an overdepth Task or a dict"),
         ([TASK, "--arm", "form7:2"], "arm is 'form7:2', expected plain, again, or FORM:DEPTH"),
         ([TASK, "--lrs", "many"], "--lrs is 'many', expected numbers such as 0.01,0.03,0.1"),
@@ -102,7 +102,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 def test_a_file_that_fails_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     assert compare(f"{tmp_path / 'broken.py'}:task", "--out", str(tmp_path / "out")) == 2
-    assert "broken.py:task failed (ModuleNotFoundError: No module named" in capsys.readouterr().err
+    assert "broken.py does not run: ModuleNotFoundError: No module named" in capsys.readouterr().err
 
 
 def test_changed_settings_are_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

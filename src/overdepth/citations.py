@@ -196,7 +196,7 @@ _RATES = (
     "rates", "explore", "theory", "certify", "Certificate", "chain_rate", "single_io_rate", "supported_single_io_rate",
     "three_layer_rate", "two_layer_rate", "two_layer_rates", "homogeneous_rate", "scalar_rate", "scalar_rate_bound",
     "margin", "margin_from_distance", "deep_mode", "two_layer_mode", "riccati", "spectral_factors",
-    "factors_with_imbalance", "flow", "transfer_operator", "TransferOperator", "reproduce",
+    "factors_with_imbalance", "flow", "transfer_operator", "TransferOperator", "reproduce", "inspect",
 )  # fmt: skip
 _MODES = (
     "explore", "theory", "logistic_mode", "two_layer_mode", "spectral_factors", "balanced_hitting_time", "escape_time",
@@ -217,7 +217,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
 }
 """Names that use a source besides those that are cited always: public names, commands, parts and data sets."""
 
-_TOPICS = ("nn", "optim", "optax", "lab", "sweep", "compare", "doctor")
+_TOPICS = ("nn", "optim", "optax", "lab", "sweep", "show", "compare", "doctor")
 _PUBLIC = ("overdepth", "overdepth.nn", "overdepth.optim", "overdepth.theory", "overdepth.lab", "overdepth.optax")
 
 
