@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import overdepth as od
-from overdepth.cli import main
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def run(*arguments: str, **more: str) -> str:
+    """Runs the command from bash: which shell's completion is meant is seen from the process that calls."""
     done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "overdepth", *arguments],
+        ["bash", "-c", '"$0" -m overdepth "$@"; exit $?', sys.executable, *arguments],  # noqa: S607
         env={**ENVIRONMENT, **more},
         capture_output=True,
         text=True,
@@ -43,13 +43,12 @@ def test_bash_completes_options() -> None:
     assert found.split() == ["--no-browser"]
 
 
-def test_the_script_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--show-completion", "bash"]) == 0
-    assert "complete -o default -F _overdepth_completion overdepth" in capsys.readouterr().out
+def test_the_script_is_shown() -> None:
+    assert "complete -o default -F _overdepth_completion overdepth" in run("--show-completion")
 
 
 def test_the_script_is_installed(tmp_path: Path) -> None:
-    assert "completion installed" in run("--install-completion", "bash", HOME=str(tmp_path))
+    assert "completion installed" in run("--install-completion", HOME=str(tmp_path))
     (script,) = [path for path in tmp_path.rglob("*") if path.is_file() and "_overdepth_completion" in path.read_text()]
     assert str(script) in (tmp_path / ".bashrc").read_text(encoding="utf-8")
 

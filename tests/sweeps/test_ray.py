@@ -23,6 +23,9 @@ from overdepth.sweeps import on_ray
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
 
+# JAX, where another test has imported it, warns of every fork, of which Ray's processes begin with one.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 SWEEP = """
 data = "data.csv"
 target = "y"
