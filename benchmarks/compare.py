@@ -32,7 +32,7 @@ from overdepth.comparison.jobs import Job
 from overdepth.comparison.making import make
 from overdepth.comparison.training import train
 
-ROUNDS = 15
+ROUNDS = 30
 SEEDS = (3, 5)
 TARGET = 1.03
 
@@ -63,9 +63,9 @@ def _loads() -> list[tuple[str, Task, Arm, int]]:
     small = Task(partial(_network, 64), _cross_entropy, (x, y), torch.optim.SGD, 64)
     large = Task(partial(_network, 512), _cross_entropy, (x, y), torch.optim.Adam, 256)
     return [
-        ("network 64-64-64-10, batch 64, SGD", small, Arm("plain"), 400),
-        ("network 64-512-512-10, batch 256, Adam", large, Arm("plain"), 40),
-        ("network 64-64-64-10, batch 64, form 2", small, Arm.parse("form2:2"), 200),
+        ("network 64-64-64-10, batch 64, SGD", small, Arm("plain"), 800),
+        ("network 64-512-512-10, batch 256, Adam", large, Arm("plain"), 80),
+        ("network 64-64-64-10, batch 64, form 2", small, Arm.parse("form2:2"), 400),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,20 @@ def held_bytes(task: Task, made: Made, seed: int) -> float:
     batch = next(iter(batches(task, seed)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = task.loss_step(made.model, batch)
+    model, optimizer = made.model, made.optimizer
+    lasting = _storages((*model.parameters(), *model.buffers()))
+    passing = sum(size for at, size in saved.items() if at not in lasting)
     loss.backward()  # type: ignore[no-untyped-call]
-    made.optimizer.step()
-    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in made.model.parameters()}
-    gradients = [p.grad for p in made.model.parameters() if p.grad is not None]
-    for tensor in (*made.model.buffers(), *gradients, *_tensors(made.optimizer.state)):
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return float(sum({**saved, **held}.values()))
+    optimizer.step()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    lasting |= _storages((*gradients, *_tensors(optimizer.state)))
+    return float(passing + sum(lasting.values()))
+
+
+def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Bytes by address; views of one storage count once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
