@@ -5,7 +5,7 @@
 MNIST is read from ``mnist.npz`` in the folder that OVERDEPTH_DATA names; nothing is downloaded.
 
 How it came out (MNIST, five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 100 s of
-processor time): no difference that five seeds can show, 0.571 to 1.17 x as fast in steps, 0.414 to 1.18 x in time.
+processor time): no difference that five seeds can show, 0.571 to 1.17 x as fast in steps, 0.484 to 1.05 x in time.
 """
 
 from __future__ import annotations

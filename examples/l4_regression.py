@@ -4,7 +4,7 @@
 
 How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about a minute of
 processor time): depth helps in steps, not in time. Depth 2 is faster by 1.66 to 4.16 x in steps, depth 3 by 1.45 to
-3.95 x. A step on so small a layer takes 1.7 and 1.9 times as long, so that in time there is no difference that five
+3.95 x. A step on so small a layer takes 1.6 and 1.9 times as long, so that in time there is no difference that five
 seeds can show. Plain training with steps as long as theirs is as fast as they are: what depth did here is to choose the
 lengths of steps. At a learning rate of 0.01 for all arms depth is slower by 2 to 5 x: without tuning the answer would
 have been the opposite.

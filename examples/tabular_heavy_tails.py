@@ -4,7 +4,7 @@
 
 How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 100 s of processor
 time): depth does not help. With tuned learning rates there is no difference in steps that five seeds can show, and
-depth 3 is slower by 1.46 to 3.66 x in time. The trap is seen here: at a learning rate of 0.01 for all arms depth 3
+depth 3 is slower by 1.59 to 3.44 x in time. The trap is seen here: at a learning rate of 0.01 for all arms depth 3
 looks faster by 1.18 to 1.73 x in steps and ends at a loss 1.06 to 1.12 x lower.
 """
 

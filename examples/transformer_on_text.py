@@ -3,7 +3,7 @@
     overdepth compare examples/transformer_on_text.py:task --out transformer-on-text
 
 How it came out (150 steps, five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 130 s of
-processor time): no difference that five seeds can show, 0.642 to 1.20 x as fast in steps, 0.505 to 1.15 x in time.
+processor time): no difference that five seeds can show, 0.642 to 1.20 x as fast in steps, 0.542 to 1.07 x in time.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ class Comparison:
         if FEWEST_SEEDS <= n < 5:
             said.append(
                 f"With {n} seeds an interval supposes that logarithms of ratios are about normal, and is wide: only "
-                f"large effects show. Over 5 it is less than half as wide."
+                f"large effects show. Over 5 it is a third as wide."
             )
         return said
 
