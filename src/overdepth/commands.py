@@ -22,6 +22,7 @@ from overdepth import (
     show_command,
     sweep_command,
 )
+from overdepth.terminal import terminated_as_interrupted
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -57,7 +58,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; bad input is one sentence on stderr and status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=with_ray_address(given), prog_name="overdepth", standalone_mode=False)
+        with terminated_as_interrupted():
+            status = app(args=with_ray_address(given), prog_name="overdepth", standalone_mode=False)
     except typer.TyperException as error:
         known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
         command = f"overdepth {given[0]}" if given[0] in known else "overdepth"

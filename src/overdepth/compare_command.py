@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from overdepth.ray_cluster import LOCAL
 from overdepth.terminal import OutputConsole, progress_reporter
 
 SHORT = "Does depth help your model? A fair comparison, with controls and error bars."
@@ -34,6 +36,11 @@ def compare(
     budget: Annotated[float | None, typer.Option(help="Seconds that all of it may take.")] = None,
     controls: Annotated[str, typer.Option(help="Some of untuned,norm,rms, or none.")] = "untuned,norm,rms",
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="[ADDRESS]", help="Run on Ray: no address for this machine's cores, auto, or host:port."),
+    ] = None,
+    ray_cpus: Annotated[int, typer.Option(help="Cores, and threads, of a run on Ray.")] = 1,
     out: Annotated[
         Path, typer.Option(help="Folder for the page and all finished runs; the same command goes on where it was.")
     ] = Path("comparison"),
@@ -49,6 +56,7 @@ def compare(
     try:
         from overdepth.comparison.comparing import executor_of, run
         from overdepth.comparison.executors import FileTask
+        from overdepth.comparison.on_ray import OnRay
         from overdepth.comparison.settings import CONTROLS
         from overdepth.comparison.store import Store, check_folder, write_json
     except ModuleNotFoundError as error:
@@ -61,12 +69,17 @@ def compare(
     path, colon, function = task.rpartition(":")
     if not colon or not path or not function:
         raise ValueError(f"the task is {task!r}, expected FILE.py:FUNCTION.")
+    if ray is not None and workers != 1:
+        raise ValueError("--ray and --workers are two ways to make runs side by side; give one of them.")
+    if ray_cpus < 1:
+        raise ValueError(f"--ray-cpus is {ray_cpus}, expected a number >= 1.")
     source = FileTask(path, function)
     check_folder(Store.place(out))
     loaded = source.load()
     chosen = CONTROLS if controls == "untuned,norm,rms" else [] if controls == "none" else controls.split(",")
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    with progress_reporter() as reporter:
+    on_ray = nullcontext() if ray is None else OnRay(source, ray, ray_cpus)
+    with progress_reporter() as reporter, on_ray as executor:
         found = run(
             loaded,
             arms=arm or loaded.arms,
@@ -77,7 +90,7 @@ def compare(
             out=out,
             trials=loaded.trials if trials is None else trials,
             controls=chosen,
-            executor=executor_of(loaded, workers, source),
+            executor=executor or executor_of(loaded, workers, source),
             reporter=reporter,
         )
     options = {"steps": steps, "seeds": seeds, "lrs": lrs, "trials": trials, "budget": budget}
@@ -85,6 +98,8 @@ def compare(
     command += [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     command += ["--controls", controls] if controls != "untuned,norm,rms" else []
     command += ["--workers", str(workers)] if workers != 1 else []
+    command += [] if ray is None else ["--ray", *([] if ray == LOCAL else [ray])]
+    command += ["--ray-cpus", str(ray_cpus)] if ray_cpus != 1 else []
     command += ["--out", str(out)]
     place = Store.place(out)
     title = f"{Path(path).stem.replace('_', ' ')}"

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import torch
@@ -94,7 +90,7 @@ def sweep(
         _print_estimate(work, estimate(work), largest_block(problem, rows, asked.settings, block_runs), folder.path)
         return 0
     optimal = optima(work)  # before anything is written: data that do not suit an objective are found here
-    with _terminated_as_interrupted(), folder.locked():
+    with folder.locked():
         folder.begin(identity_of(asked, problem, work.rows, block_runs=block_runs), text, base=base)
         with shown(mode) as show:
             watch = Watch(work, optimal, show)
@@ -178,17 +174,3 @@ def _bytes(text: str | None) -> int | None:
     if not match or float(match[1]) <= 0:
         raise ValueError(f"--memory is {text!r}, expected a size such as 800MB or 4GB.")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A termination, as schedulers send it before they kill, ends the sweep as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import functools
-import logging
-import os
-import signal
-import socket
-import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from overdepth.lab.engine import Engine
+from overdepth.ray_cluster import LOCAL, RETRIES, cluster, lost, slots
 from overdepth.sweeps.block_run import BlockRun, Span, store
 from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Watcher, Work
 from overdepth.sweeps.folder import SweepFolder
@@ -24,15 +19,7 @@ from overdepth.sweeps.piece import Arrays
 from overdepth.sweeps.plan import Block
 from overdepth.sweeps.sweep_file import Row
 
-LOCAL = "local"
-RETRIES = 5
-"""A span whose worker or node died is tried again elsewhere so often."""
-
 WAIT = 1.0
-
-LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch that, at 0, keeps a cluster on 127.0.0.1, on every system; else it listens to the outside."""
-KNOCK_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -62,12 +49,7 @@ def run_on_ray(
         RuntimeError: If a span fails wherever it is tried.
         OSError: If the disk refuses; what was stored before is as it was.
     """
-    if address == LOCAL and "ray" not in sys.modules:  # it reads these when it is imported
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as it would choose, but it would say so on every run
-        os.environ.setdefault(LOOPBACK, "0")
-    ray = _ray()
-    with _cluster(ray, address):
-        _check_cpus(ray, cpus)
+    with cluster(address, cpus=cpus) as ray:
         shared = ray.put(replace(work, rows=(), blocks=(), text=""))  # the data: once a node, arrays without a copy
         task = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_span)
         waiting: deque[tuple[Block, Arrays]] = deque()
@@ -78,8 +60,8 @@ def run_on_ray(
         running: dict[Any, Block] = {}
         try:
             while waiting or running:
-                slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
-                while waiting and len(running) <= slots:  # one more than fit, so that none waits for the writer
+                fitting = slots(ray, cpus)
+                while waiting and len(running) <= fitting:  # one more than fit, so that none waits for the writer
                     block, state = waiting.popleft()
                     rows = [work.rows[i] for i in block.index]
                     running[task.remote(shared, block.objective, rows, state, seconds, cpus)] = block
@@ -118,68 +100,5 @@ def _result(ray: Any, reference: Any) -> Span:
     except ray.exceptions.RayTaskError as error:
         raise RuntimeError(f"a task failed on a worker ({error.cause}); what is finished is kept") from error
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RuntimeError(
-            f"a task was lost {RETRIES + 1} times ({reason}); what is finished is kept, go on with --resume"
-        ) from error
+        raise RuntimeError(f"{lost(error)}; what is finished is kept, go on with --resume") from error
     return span
-
-
-@contextmanager
-def _cluster(ray: Any, address: str) -> Iterator[None]:
-    """Connects, and leaves again; a local cluster listens on 127.0.0.1 alone and ends with the sweep."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address == LOCAL:
-        options |= {"address": LOCAL, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    else:
-        options |= {"address": address}
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        _knock(address)
-        ray.init(**options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConnectionError(
-            f"no Ray cluster at {address!r} ({reason}); start one with 'ray start --head', or leave the address out."
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Finds out within seconds that nobody answers at ``host:port``; Ray itself would try for minutes.
-
-    Raises:
-        OSError: If nobody does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
-            pass
-
-
-def _check_cpus(ray: Any, cpus: int) -> None:
-    """Checks that a task fits some node; it would wait for ever.
-
-    Raises:
-        ValueError: If none of the nodes that are there has so many cores.
-    """
-    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    if cpus > most:
-        raise ValueError(f"--ray-cpus is {cpus}, but the largest node of the cluster has {most}; lower it.")
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "--ray needs Ray, which is not installed; install the extra: pip install 'overdepth[ray]'.", name="ray"
-        ) from error
-    return ray

@@ -9,16 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.on_ray.processes import MARK, meanwhile, processes, until
 from tests.sweeps.sweeping import assert_same_results, partial_files, pieces, sweep, sweep_file
 
+from overdepth import ray_cluster
 from overdepth.cli import main
-from overdepth.sweeps import on_ray
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
@@ -39,64 +38,7 @@ lr = [1e-3, 1e-2, 3.0]
 method = ["adam", "end_to_end"]
 depth = 2
 """
-MARK = "OVERDEPTH_TEST_CLUSTER"
 OFTEN = ("--checkpoint", 0.1)
-
-
-def processes(mark: str, title: str = "") -> set[int]:
-    """The processes that were started under a mark, by what they call themselves."""
-    found = set()
-    for path in Path("/proc").iterdir():
-        if path.name.isdecimal():
-            try:
-                environment, command = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
-            except OSError:  # it has ended meanwhile
-                continue
-            if f"{MARK}={mark}".encode() in environment.split(b"\0") and command.startswith(title.encode()) and command:
-                found.add(int(path.name))
-    return found
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-@pytest.fixture(scope="module")
-def mark() -> Iterator[str]:
-    """Whatever is started from here on carries it, and finds the package where these tests find it."""
-    name = uuid.uuid4().hex
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv(MARK, name)
-        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patched.setenv("OMP_NUM_THREADS", "1")
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # All processes of the cluster share a token, this one too: it must not have imported Ray before.
-        patched.setenv("RAY_AUTH_MODE", "token")
-        patched.setenv("RAY_AUTH_TOKEN", name)
-        # Ray takes 127.0.0.1 for this machine's address to the outside, where nothing of ours listens.
-        patched.setenv(on_ray.LOOPBACK, "0")
-        patched.setattr("ray._private.services.get_node_ip_address", lambda address=None: "127.0.0.1")
-        yield name
-
-
-@pytest.fixture(scope="module")
-def address(mark: str) -> Iterator[str]:
-    """A cluster of two nodes of a core each, on 127.0.0.1 alone."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
-    try:
-        yield cluster.address
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-        assert until(lambda: not processes(mark))
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +48,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     file = sweep_file(folder, SWEEP)
     assert sweep(file, "--out", folder / "out") == 0
     return file, folder / "out"
-
-
-@contextmanager
-def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Something that goes on beside the sweep, until it ends."""
-    ended = threading.Event()
-    thread = threading.Thread(target=act, args=(ended,))
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def test_two_workers_give_the_same_numbers(
@@ -207,7 +136,7 @@ def test_a_sweep_with_a_cluster_of_its_own_that_is_stopped_leaves_no_process(
 ) -> None:
     own = f"{mark}-{number.name}"
     monkeypatch.setenv(MARK, own)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", on_ray.LOOPBACK):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", ray_cluster.LOOPBACK):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there
     long = sweep_file(tmp_path, SWEEP.replace("steps = 1500", "steps = 3000000").replace("= 50", "= 50000"))
@@ -271,4 +200,4 @@ def test_without_ray_the_extra_is_named(
     assert capsys.readouterr().err == (
         "overdepth: --ray needs Ray, which is not installed; install the extra: pip install 'overdepth[ray]'.\n"
     )
-    assert on_ray.RETRIES >= 1
+    assert ray_cluster.RETRIES >= 1
