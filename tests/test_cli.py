@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 from overdepth.cli import main
+from overdepth.commands.reproduce import chosen_items
 from overdepth.paper import ITEMS
-from overdepth.reproduce_command import chosen_items
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ def described() -> list[str]:
     """A section in Markdown for each command."""
     import typer.main
 
-    from overdepth.commands import app
+    from overdepth.commands.app import app
 
     group: Any = typer.main.get_command(app)
     return [_section(f"overdepth {name}", command) for name, command in group.commands.items() if not command.hidden]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status; errors are one sentence on stderr."""
     try:
-        from overdepth import commands
+        from overdepth.commands import app
     except KeyboardInterrupt:
         sys.stderr.write("overdepth: interrupted.\n")
         return 130
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"overdepth: {message}.\n")
         return 2
     logging.basicConfig(format="overdepth: %(message)s", level=logging.WARNING)
-    return commands.run(arguments)
+    return app.run(arguments)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_the_reference_has_every_public_module() -> None:
 
 
 def test_every_command_is_described(site: Path) -> None:
-    from overdepth.commands import app
+    from overdepth.commands.app import app
 
     text = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]

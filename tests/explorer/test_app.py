@@ -225,8 +225,8 @@ def test_without_marimo_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_the_browser_is_opened_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     opened_at: list[str] = []
-    monkeypatch.setattr("overdepth.explore_command.open_browser", opened_at.append)
-    monkeypatch.setattr("overdepth.explore_command.serve", lambda _, say: say())
+    monkeypatch.setattr("overdepth.commands.explore.open_browser", opened_at.append)
+    monkeypatch.setattr("overdepth.commands.explore.serve", lambda _, say: say())
     assert main(["explore"]) == 0
     assert opened_at[0].startswith("http://127.0.0.1:")
     assert main(["explore", "--no-browser"]) == 0

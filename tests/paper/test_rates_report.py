@@ -305,7 +305,7 @@ def test_failures_and_interrupts_have_their_status(
         def fail(*_: object, error: BaseException = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("overdepth.rates_command.study", fail)
+        monkeypatch.setattr("overdepth.commands.rates.study", fail)
         assert rates("--out", tmp_path / "rates") == status
         refused(capsys, expected, tmp_path)
 

@@ -141,7 +141,7 @@ def test_another_version_is_refused(
 
 
 def test_blocks_stay_as_they_were_cut(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overdepth.sweep_command.block_runs_within", lambda *arguments: 7)
+    monkeypatch.setattr("overdepth.commands.sweep.block_runs_within", lambda *arguments: 7)
     before = contents(finished[1] / "blocks")
     assert sweep(finished[0], "--resume", "--out", finished[1]) == 0
     assert contents(finished[1] / "blocks") == before

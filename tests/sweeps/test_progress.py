@@ -11,8 +11,8 @@ import xarray as xr
 from tests.sweeps.sweeping import SMALL, problem, run_in, sweep_file, work_of
 
 from overdepth.cli import main
+from overdepth.commands.sweep_progress import event, shown
 from overdepth.lab.optimum import Optimum, optimal_loss
-from overdepth.sweep_progress import event, shown
 from overdepth.sweeps import parse
 from overdepth.sweeps.execution import run_here
 from overdepth.sweeps.folder import SweepFolder
@@ -98,7 +98,7 @@ def lines(text: str) -> list[dict[str, object]]:
 def test_json_lines_begin_go_on_and_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overdepth.sweep_progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("overdepth.commands.sweep_progress.LINE_EVERY", 0.0)
     out = tmp_path / "out"
     assert main(["sweep", str(sweep_file(tmp_path)), "--out", str(out), "--json-lines", "--checkpoint", "0"]) == 0
     printed = capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 from tests.sweeps.sweeping import SMALL, loss, sweep, sweep_file
 
 from overdepth.cli import main
-from overdepth.commands import with_ray_address
+from overdepth.commands.app import with_ray_address
 from overdepth.sweeps import execution
 from overdepth.sweeps.estimate import estimate
 
@@ -61,7 +61,7 @@ def test_out_is_needed_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_dry_run_estimates_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overdepth.sweep_command.estimate", partial(estimate, seconds=0.1))
+    monkeypatch.setattr("overdepth.commands.sweep.estimate", partial(estimate, seconds=0.1))
     file = sweep_file(tmp_path, SMALL.replace("steps = 300", "steps = 50_000"))
     before = sorted(tmp_path.iterdir())
     assert main(["sweep", str(file), "--dry-run", "--out", str(tmp_path / "sub" / "out")]) == 0

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from overdepth.commands.terminal import OutputConsole, progress_reporter
 from overdepth.ray_cluster import LOCAL
-from overdepth.terminal import OutputConsole, progress_reporter
 
 SHORT = "Does depth help your model? A fair comparison, with controls and error bars."
 EPILOG = (

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from overdepth.commands.terminal import OutputConsole, progress_reporter
 from overdepth.lab import DATASETS, SCALINGS, RunCache, load_problem
 from overdepth.lab.problem import Problem
 from overdepth.paper import ITEMS, Item
@@ -24,7 +25,6 @@ from overdepth.paper.network.mnist import load as load_images
 from overdepth.paper.report import Report, write_report
 from overdepth.paper.reproduce import reproduce as run_items
 from overdepth.paper.static import check_static
-from overdepth.terminal import OutputConsole, progress_reporter
 
 SHORT = "Run the papers' figures again and check what they say."
 EPILOG = (

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from overdepth._checks import check_choice, check_size
+from overdepth.commands.terminal import OutputConsole, status_line
 from overdepth.initialization import INITIALIZATIONS
 from overdepth.lab import DATASETS, SCALINGS, load_problem
 from overdepth.paper.claim import number
@@ -30,7 +31,6 @@ from overdepth.paper.rates import (
     write_report,
 )
 from overdepth.paper.rates.saved import SavedChain
-from overdepth.terminal import OutputConsole, status_line
 
 SIZE = 3
 SHORT = "Compare gradient flow with its certified rates."

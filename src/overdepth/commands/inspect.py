@@ -10,11 +10,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from overdepth.commands.terminal import OutputConsole
 from overdepth.inspection import inspect as inspect_model
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.inspected import write_inspection
 from overdepth.paper.rendering import write_json
-from overdepth.terminal import OutputConsole
 from overdepth.user_code import load_function
 
 SHORT = "Show the products of matrices that a model holds already."

@@ -11,8 +11,9 @@ from typing import Annotated
 import torch
 import typer
 
+from overdepth.commands.sweep_progress import Mode, event, shown
+from overdepth.commands.terminal import OutputConsole
 from overdepth.lab.devices import available_device
-from overdepth.sweep_progress import Mode, event, shown
 from overdepth.sweeps import presets
 from overdepth.sweeps.budget import available, block_runs_within, largest_block, load, needs_row_blocks
 from overdepth.sweeps.estimate import Estimate, estimate
@@ -23,7 +24,6 @@ from overdepth.sweeps.on_ray import run_on_ray
 from overdepth.sweeps.results import optima, write_results
 from overdepth.sweeps.sweep_file import SweepFile, parse, read
 from overdepth.sweeps.watch import Watch
-from overdepth.terminal import OutputConsole
 
 SHORT = "Train thousands of linear networks, as a file asks; nothing is lost when it is stopped."
 EPILOG = (

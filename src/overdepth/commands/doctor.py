@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from overdepth.commands.terminal import OutputConsole
 from overdepth.installation import Installation, examine
-from overdepth.terminal import OutputConsole
 
 SHORT = "Show versions, extras, data, threads and the cache."
 EPILOG = "Exit status: 0 done, 1 if the cache cannot be written."
@@ -57,7 +57,7 @@ def size(count: int) -> str:
     """Bytes in words.
 
     Example:
-        >>> from overdepth.doctor_command import size
+        >>> from overdepth.commands.doctor import size
         >>> size(512), size(12_300_000)
         ('512 B', '12.3 MB')
     """

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from overdepth.commands.terminal import OutputConsole, status_line
 from overdepth.paper.claim import number
 from overdepth.sweeps.results import unfinished_results
 from overdepth.sweeps.show import Drawn, draw, open_results, write
 from overdepth.sweeps.show.labels import label, text
 from overdepth.sweeps.show.page import check_page
 from overdepth.sweeps.show.panel import Panel
-from overdepth.terminal import OutputConsole, status_line
 
 SHORT = "Draw the result of a sweep: best learning rates, curves, maps."
 EPILOG = "Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."

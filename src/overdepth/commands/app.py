@@ -1,4 +1,4 @@
-"""The commands behind :mod:`overdepth.cli`, which needs the extra ``lab``."""
+"""All commands as one program; it needs the extra ``lab``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,8 @@ from typing import Annotated
 import typer
 
 import overdepth
-from overdepth import (
-    compare_command,
-    doctor_command,
-    explore_command,
-    inspect_command,
-    rates_command,
-    reproduce_command,
-    show_command,
-    sweep_command,
-)
-from overdepth.terminal import terminated_as_interrupted
+from overdepth.commands import compare, doctor, explore, inspect, rates, reproduce, show, sweep
+from overdepth.commands.terminal import terminated_as_interrupted
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -95,14 +86,14 @@ def root(
 
 
 for module, command in (
-    (reproduce_command, reproduce_command.reproduce),
-    (compare_command, compare_command.compare),
-    (inspect_command, inspect_command.inspect),
-    (rates_command, rates_command.rates),
-    (sweep_command, sweep_command.sweep),
-    (show_command, show_command.show),
-    (explore_command, explore_command.explore),
-    (doctor_command, doctor_command.doctor),
+    (reproduce, reproduce.reproduce),
+    (compare, compare.compare),
+    (inspect, inspect.inspect),
+    (rates, rates.rates),
+    (sweep, sweep.sweep),
+    (show, show.show),
+    (explore, explore.explore),
+    (doctor, doctor.doctor),
 ):
     app.command(short_help=module.SHORT, epilog=module.EPILOG)(command)
 
@@ -115,7 +106,7 @@ def with_ray_address(arguments: Sequence[str]) -> list[str]:
     """The arguments with ``--ray``, whose address may be left out, always followed by one: Typer knows no such option.
 
     Example:
-        >>> from overdepth.commands import with_ray_address
+        >>> from overdepth.commands.app import with_ray_address
         >>> with_ray_address(["sweep", "--ray", "fig3"]), with_ray_address(["sweep", "fig3", "--ray", "10.0.0.1:6379"])
         (['sweep', '--ray', 'local', 'fig3'], ['sweep', 'fig3', '--ray', '10.0.0.1:6379'])
     """
