@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-reproduce: $(VENV)/.installed  ## The papers' figures and statements on the embedded data set: report/index.html.
+reproduce: $(VENV)/.lab  ## The papers' figures and statements on the embedded data set: report/index.html.
 	$(BIN)/overdepth reproduce --data breast-cancer --out report
 
 test: lint types unit  ## Everything that CI checks.
@@ -36,9 +36,13 @@ benchmark: $(VENV)/.installed  ## The speed targets, as ratios taken in one proc
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/sweep_scale.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.lab: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("overdepth needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.lab
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -130,8 +130,8 @@ def test_what_fails_on_a_worker_is_said_as_here(
         ),
         encoding="utf-8",
     )
-    said = []
-    for arguments in ((), ("--ray", address)):
+    said: list[tuple[int, str]] = []
+    for arguments in ([], ["--ray", address]):
         status = compare(f"{file}:settings", tmp_path / f"out{len(said)}", *arguments)
         said.append((status, capsys.readouterr().err.splitlines()[-1]))
     assert said[0] == said[1]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from overdepth.cli import main
+from overdepth.commands import app
 from overdepth.lab import load_problem
 
 
