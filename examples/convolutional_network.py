@@ -4,8 +4,8 @@
 
 MNIST is read from ``mnist.npz`` in the folder that OVERDEPTH_DATA names; nothing is downloaded.
 
-How it came out (MNIST, five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 100 s of
-processor time): no difference that five seeds can show, 0.571 to 1.17 x as fast in steps, 0.484 to 1.05 x in time.
+How it came out (MNIST, five seeds, torch 2.13.0, two cores of an AMD EPYC; 58 s): no difference that five seeds can
+show, 0.578 to 1.29 x as fast in steps, 0.460 to 1.09 x in time.
 """
 
 from __future__ import annotations

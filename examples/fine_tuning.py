@@ -2,9 +2,9 @@
 
     overdepth compare examples/fine_tuning.py:task --out fine-tuning
 
-How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 40 s of processor
-time): depth does not help. There is no difference in steps that five seeds can show, and in time depth 2 is slower by
-1.32 to 3.24 x, depth 3 by 1.85 to 3.39 x.
+How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC; 31 s): depth does not help. There is no
+difference in steps that five seeds can show, and in time depth 2 is slower by 1.20 to 3.08 x, depth 3 by 1.73 to 4.01
+x.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     overdepth compare examples/tabular_heavy_tails.py:task --out tabular-heavy-tails
 
-How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 100 s of processor
-time): depth does not help. With tuned learning rates there is no difference in steps that five seeds can show, and
-depth 3 is slower by 1.59 to 3.44 x in time. The trap is seen here: at a learning rate of 0.01 for all arms depth 3
-looks faster by 1.18 to 1.73 x in steps and ends at a loss 1.06 to 1.12 x lower.
+How it came out (five seeds, torch 2.13.0, two cores of an AMD EPYC; 59 s): depth does not help. With tuned learning
+rates there is no difference in steps that five seeds can show, and depth 3 is slower by 1.39 to 3.86 x in time. The
+trap is seen here: at a learning rate of 0.01 for all arms depth 3 looks faster by 1.14 to 1.79 x in steps and ends at
+a loss 1.06 to 1.12 x lower.
 """
 
 from __future__ import annotations

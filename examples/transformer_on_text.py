@@ -2,8 +2,8 @@
 
     overdepth compare examples/transformer_on_text.py:task --out transformer-on-text
 
-How it came out (150 steps, five seeds, torch 2.13.0, two cores of an AMD EPYC that were busy otherwise; about 130 s of
-processor time): no difference that five seeds can show, 0.642 to 1.20 x as fast in steps, 0.542 to 1.07 x in time.
+How it came out (150 steps, five seeds, torch 2.13.0, two cores of an AMD EPYC; 75 s): no difference that five seeds
+can show, 0.610 to 1.26 x as fast in steps, 0.500 to 1.09 x in time.
 """
 
 from __future__ import annotations
