@@ -6,9 +6,10 @@ Needs the extra ``compare``.
 from __future__ import annotations
 
 try:
+    from overdepth.comparison.arm_result import ArmResult
     from overdepth.comparison.arms import Arm
     from overdepth.comparison.comparing import compare
-    from overdepth.comparison.result import ArmResult, Comparison
+    from overdepth.comparison.result import Comparison
     from overdepth.comparison.task import Task
     from overdepth.comparison.verdict import Verdict
 except ModuleNotFoundError as error:

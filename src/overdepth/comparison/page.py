@@ -11,9 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from overdepth.comparison.arm_result import ArmResult
 from overdepth.comparison.jobs import Array, Outcome
 from overdepth.comparison.measures import Spread
-from overdepth.comparison.result import ArmResult, Comparison
+from overdepth.comparison.result import Comparison
 from overdepth.comparison.store import write_atomically
 from overdepth.comparison.verdict import Kind, Verdict, between
 from overdepth.paper.picture import COLORS, Curve, add_curve, blank_figure, thinned

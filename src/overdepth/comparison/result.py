@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from overdepth._table import text_table
-from overdepth.comparison.arms import PLAIN, Arm
+from overdepth.comparison.arm_result import ArmResult
+from overdepth.comparison.arms import PLAIN
 from overdepth.comparison.jobs import Array, Outcome, smoothed, smoothing_window
-from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, Cost, Spread, first_step
-from overdepth.comparison.search import Search, Spent
+from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, first_step
+from overdepth.comparison.plain_values import median_text, plain, range_text, verdict_dict
+from overdepth.comparison.search import Spent
 from overdepth.comparison.settings import Settings
 from overdepth.comparison.task import Task
 from overdepth.comparison.verdict import FEWEST_SEEDS, Side, Verdict, judge
@@ -27,46 +28,6 @@ from overdepth.paper.claim import number
 NO_CURVE = np.zeros(0)
 COARSE = 2.05
 """Neighbouring learning rates further apart than this are remarked upon."""
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """What an arm did; lists have an entry a seed, None where there was no run.
-
-    Attributes:
-        arm: Which.
-        lrs: The learning rate that each search chose.
-        searches: The searches.
-        finals: Runs at these.
-        untuned: Runs at the one learning rate of all arms.
-        matched: Plain runs with steps as long as the arm's.
-        costs: Time and memory of a step.
-    """
-
-    arm: Arm
-    lrs: Sequence[float | None]
-    searches: Sequence[Search]
-    finals: Sequence[Outcome | None]
-    untuned: Sequence[Outcome | None]
-    matched: Sequence[Outcome | None]
-    costs: Sequence[Outcome | None]
-
-    @functools.cached_property
-    def cost(self) -> Cost | None:
-        """The time of a step over that of plain training; None if it was not taken."""
-        times = [c.times for c in self.costs if c is not None and c.times is not None]
-        return Cost.of(np.concatenate([t[1] / t[0] for t in times])) if times else None
-
-    @property
-    def step_ratio(self) -> float:
-        """Its median; NaN if it was not taken."""
-        return math.nan if self.cost is None else self.cost.median
-
-    @property
-    def memory_ratio(self) -> float:
-        """Bytes held in training over those of plain training; median over seeds."""
-        held = [c.memory[1] / c.memory[0] for c in self.costs if c is not None and c.memory[0] > 0]
-        return statistics.median(held) if held else math.nan
 
 
 @dataclass(frozen=True)
@@ -146,8 +107,8 @@ class Comparison:
     def steps_to_plain(self, result: ArmResult) -> list[float]:
         """Steps to the best loss of the plain run with the same seed; infinite if never."""
         found = []
-        for own, plain in zip(self.curves(result.finals), self.curves(self.results[0].finals), strict=True):
-            at = first_step(own, float(plain.min()), self.window) if len(plain) else None
+        for own, other in zip(self.curves(result.finals), self.curves(self.results[0].finals), strict=True):
+            at = first_step(own, float(other.min()), self.window) if len(other) else None
             found.append(math.inf if at is None else float(at))
         return found
 
@@ -183,11 +144,11 @@ class Comparison:
         is_plain = result is self.results[0]
         return [
             result.arm.name,
-            _range([math.inf if lr is None else lr for lr in result.lrs]),
-            _median(last, "diverged"),
-            _median(best, "diverged"),
-            _median(steps, "never"),
-            _median([s * seconds for s in steps], "never") if math.isfinite(seconds) else "–",
+            range_text([math.inf if lr is None else lr for lr in result.lrs]),
+            median_text(last, "diverged"),
+            median_text(best, "diverged"),
+            median_text(steps, "never"),
+            median_text([s * seconds for s in steps], "never") if math.isfinite(seconds) else "–",
             f"{number(1e3 * seconds)}" + ("" if is_plain else f" ({number(result.step_ratio)} x)"),
             "1 x" if is_plain else f"{number(result.memory_ratio)} x",
         ]
@@ -267,17 +228,17 @@ class Comparison:
             **result.arm.settings(),
             "control_of": result.arm.control_of,
             "lr": list(result.lrs),
-            "last_loss": [_plain(c[-1]) if len(c) else None for c in curves],
-            "best_loss": [_plain(c.min()) if len(c) else None for c in curves],
-            "steps_to_plain_best": [_plain(s) for s in self.steps_to_plain(result)],
-            "seconds_a_step": _plain(self.step_seconds(result)),
-            "step_time_ratio": 1.0 if result.arm.name == "plain" else _plain(result.step_ratio),
-            "memory_ratio": 1.0 if result.arm.name == "plain" else _plain(result.memory_ratio),
-            "verdict": _verdict_dict(self.verdicts.get(name)),
-            "untuned": _verdict_dict(self.untuned.get(name)),
-            "matched": _verdict_dict(self.matched.get(name)),
+            "last_loss": [plain(c[-1]) if len(c) else None for c in curves],
+            "best_loss": [plain(c.min()) if len(c) else None for c in curves],
+            "steps_to_plain_best": [plain(s) for s in self.steps_to_plain(result)],
+            "seconds_a_step": plain(self.step_seconds(result)),
+            "step_time_ratio": 1.0 if result.arm.name == "plain" else plain(result.step_ratio),
+            "memory_ratio": 1.0 if result.arm.name == "plain" else plain(result.memory_ratio),
+            "verdict": verdict_dict(self.verdicts.get(name)),
+            "untuned": verdict_dict(self.untuned.get(name)),
+            "matched": verdict_dict(self.matched.get(name)),
             "search": [
-                [{"lr": t.lr, "status": t.status, "loss": _plain(t.value)} for t in search.tried]
+                [{"lr": t.lr, "status": t.status, "loss": plain(t.value)} for t in search.tried]
                 for search in result.searches
             ],
         }
@@ -298,39 +259,3 @@ class Comparison:
     def drawn_starts(self) -> bool:
         """Whether an arm starts at another function than plain training."""
         return any(result.arm.form != PLAIN and not result.arm.keeps_the_start for result in self.results)
-
-
-def _median(values: Sequence[float], infinite: str) -> str:
-    """The median and how many are infinite."""
-    missing = sum(not math.isfinite(v) for v in values)
-    middle = statistics.median(values)
-    shown = number(middle) if math.isfinite(middle) else infinite
-    return shown if missing in (0, len(values)) else f"{shown} ({infinite}: {missing} of {len(values)})"
-
-
-def _range(lrs: Sequence[float]) -> str:
-    """The median, and the smallest and largest where they are not the same."""
-    known = sorted(lr for lr in lrs if math.isfinite(lr))
-    if not known:
-        return "diverged"
-    shown = f"{statistics.median(known):.3g}"
-    return shown if known[0] == known[-1] else f"{shown} ({known[0]:.3g} to {known[-1]:.3g})"
-
-
-def _plain(value: Any) -> float | None:
-    found = float(value)
-    return found if math.isfinite(found) else None
-
-
-def _verdict_dict(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    spreads = {"steps": verdict.steps, "time": verdict.time, "loss": verdict.loss}
-    return {"kind": verdict.kind, "words": verdict.words, **{name: _spread_dict(s) for name, s in spreads.items()}}
-
-
-def _spread_dict(spread: Spread | None) -> dict[str, Any] | None:
-    if spread is None:
-        return None
-    values = [_plain(value) for value in spread.values]
-    return {"median": _plain(spread.median), "low": _plain(spread.low), "high": _plain(spread.high), "values": values}
