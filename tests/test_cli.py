@@ -16,7 +16,7 @@ import xarray as xr
 
 from overdepth.cli import main
 from overdepth.commands.reproduce import chosen_items
-from overdepth.paper import ITEMS
+from overdepth.paper.items import ITEMS
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ def described() -> list[str]:
     """A section in Markdown for each command."""
     import typer.main
 
-    from overdepth.commands.app import app
+    from overdepth.commands.app import program
 
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(program())
     return [_section(f"overdepth {name}", command) for name, command in group.commands.items() if not command.hidden]
 
 

@@ -20,7 +20,7 @@ from overdepth.comparison import Arm, Comparison
 from overdepth.comparison.executors import InProcess
 from overdepth.comparison.jobs import Job
 from overdepth.comparison.training import train
-from overdepth.paper.context import Reporter
+from overdepth.reporter import Reporter
 
 
 def compared(**changes: Any) -> Comparison:

@@ -33,6 +33,10 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
+    def stop_noting_requests(self) -> None:
+        """For timings: telling of every request takes the browser longer than many of them."""
+        self.send("Network.disable")
+
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Sends a command and returns its result; what is reported meanwhile is noted."""
         self._number += 1
@@ -51,12 +55,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait_for(self, script: str, patience: float = PATIENCE_S) -> Any:
-        """The first value of a script that is true."""
+    def wait_for(self, script: str, patience: float = PATIENCE_S, every: float = 0.05) -> Any:
+        """The first value of a script that is true, which is asked for so often."""
         end = time.monotonic() + patience
         while not (value := self.evaluate(script)):
             assert time.monotonic() < end, (script, self.problems, self.evaluate("document.body.innerText")[:2000])
-            time.sleep(0.05)
+            time.sleep(every)
         return value
 
     def open(self, url: str, *, width: int, height: int = 900) -> None:

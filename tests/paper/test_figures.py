@@ -8,10 +8,11 @@ import xarray as xr
 
 from overdepth.chain import imbalance, product
 from overdepth.lab import Problem, RunCache, load_problem
-from overdepth.paper import ITEMS, fig2, fig3
+from overdepth.paper import fig2, fig3
 from overdepth.paper.claim import Setting
 from overdepth.paper.context import Context, joined
 from overdepth.paper.item import LEARNING_RATES
+from overdepth.paper.items import ITEMS
 from overdepth.paper.reproduce import Reproduced, reproduce
 
 

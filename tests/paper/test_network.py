@@ -14,7 +14,7 @@ from tests.paper.stored import through_netcdf
 
 from overdepth.lab import load_problem
 from overdepth.paper.claim import Claim, Setting
-from overdepth.paper.context import Context, Reporter
+from overdepth.paper.context import Context
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.kept import KeptData
 from overdepth.paper.network import ITEM, curves, study, training
@@ -24,6 +24,7 @@ from overdepth.paper.network.pictures import pictures
 from overdepth.paper.network.store import RunStore
 from overdepth.paper.network.training import ARMS, HORIZON, Recorded, Run
 from overdepth.paper.reproduce import reproduce
+from overdepth.reporter import Reporter
 
 SETTING = Setting("MNIST", SCALING, (0,), HORIZON, HORIZON)
 TIME = np.arange(1, HORIZON + 1)

@@ -11,7 +11,8 @@ from tests.paper.stored import through_netcdf
 from overdepth.lab import Problem
 from overdepth.paper import section7, section7_runs
 from overdepth.paper.claim import Claim
-from overdepth.paper.context import Context, Reporter
+from overdepth.paper.context import Context
+from overdepth.reporter import Reporter
 from overdepth.theory import run_two_point
 from overdepth.transfer import transfer_operator
 

@@ -13,8 +13,9 @@ from overdepth.chain import product
 from overdepth.lab import Problem, Run, load_problem, sweep
 from overdepth.paper import width
 from overdepth.paper.claim import Claim, Setting
-from overdepth.paper.context import Context, Reporter
+from overdepth.paper.context import Context
 from overdepth.paper.reproduce import Reproduced, reproduce
+from overdepth.reporter import Reporter
 
 DECIDING = f"depth 3, width 1 against depth 1: sweep engine, {width.MODEL} runs"
 SETTING = Setting("data", "standard", (0, 1), 100)

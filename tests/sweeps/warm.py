@@ -61,7 +61,7 @@ def run(arguments: list[str], seconds: float | None, number: int) -> dict[str, A
 if __name__ == "__main__":
     torch.set_num_threads(1)
     load_problem("breast-cancer")  # whatever it imports
-    assert app.app is not None
+    assert app.program() is not None
     for line in sys.stdin:
         request = json.loads(line)
         sys.stdout.write(json.dumps(run(request["arguments"], request["seconds"], request["signal"])) + "\n")

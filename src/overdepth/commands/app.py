@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
 import overdepth
-from overdepth.commands import compare, doctor, explore, inspect, rates, reproduce, show, sweep
-from overdepth.commands.terminal import terminated_as_interrupted
 
-app = typer.Typer(
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Linear over-parameterization: train a weight matrix as a product of matrices.",
-)
+COMMANDS = ("reproduce", "compare", "inspect", "rates", "sweep", "show", "explore", "doctor")
+"""Each a module of this package with a function of the same name."""
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -48,12 +48,13 @@ ADVICE = {
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; bad input is one sentence on stderr and status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    named = given[0] if given and given[0] in COMMANDS else ""
     try:
-        with terminated_as_interrupted():
+        with _terminated_as_interrupted():
+            app = program([named] if named else COMMANDS)
             status = app(args=with_ray_address(given), prog_name="overdepth", standalone_mode=False)
     except typer.TyperException as error:
-        known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-        command = f"overdepth {given[0]}" if given[0] in known else "overdepth"
+        command = f"overdepth {named}".rstrip()
         return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
@@ -73,7 +74,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else DONE
 
 
-@app.callback(invoke_without_command=True)
+def program(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """A program of some commands, which are imported here: the libraries of all take seconds."""
+    app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.callback(invoke_without_command=True)(root)
+    for name in names:
+        module = _imported(name)
+        app.command(short_help=module.SHORT, epilog=module.EPILOG)(getattr(module, name))
+    return app
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(f"overdepth.commands.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "overdepth":
+            raise
+        raise ModuleNotFoundError(
+            f"the command line needs {error.name}; install the extra: pip install 'overdepth[lab]'.", name=error.name
+        ) from error
+
+
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -85,21 +106,25 @@ def root(
         typer.echo(context.get_help())
 
 
-for module, command in (
-    (reproduce, reproduce.reproduce),
-    (compare, compare.compare),
-    (inspect, inspect.inspect),
-    (rates, rates.rates),
-    (sweep, sweep.sweep),
-    (show, show.show),
-    (explore, explore.explore),
-    (doctor, doctor.doctor),
-):
-    app.command(short_help=module.SHORT, epilog=module.EPILOG)(command)
-
-
 def _advice(arguments: Sequence[str]) -> Advice:
     return ADVICE.get(arguments[0] if arguments else "", Advice("nothing was written"))
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A termination, as schedulers send it before they kill, ends a command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def with_ray_address(arguments: Sequence[str]) -> list[str]:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from overdepth.explorer.server import address, bound, open_browser, serve
-from overdepth.explorer.sweep_files import data_sets
+from overdepth.explorer.server import address, bound, open_browser, preload, serve
 
 SHORT = "Explore depth by sliders, in the browser."
 EPILOG = "Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted (Ctrl-C, which is how it ends)."
@@ -31,12 +30,15 @@ def explore(
         raise ValueError(f"--port is {port}, expected an integer from 1 to {LAST_PORT}, or 0 for a free one.")
     settings: dict[str, str] = {}
     if sweep is not None:
+        from overdepth.explorer.sweep_files import data_sets  # xarray is slow to import
+
         data_sets(str(sweep))  # whatever is wrong with it is said here, not in the page
         settings = {"view": "sweep", "sweep": str(sweep.resolve())}
     with bound(port) as listener:
         url = address(listener.getsockname()[1], settings)
 
         def started() -> None:
+            preload("sweep" if sweep is not None else "points")  # while the browser loads its own
             typer.echo(f"overdepth explore: {url}  (Ctrl-C ends it)")
             if browser:
                 open_browser(url)

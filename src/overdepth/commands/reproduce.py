@@ -15,11 +15,11 @@ from rich.text import Text
 from overdepth.commands.terminal import OutputConsole, progress_reporter
 from overdepth.lab import DATASETS, SCALINGS, RunCache, load_problem
 from overdepth.lab.problem import Problem
-from overdepth.paper import ITEMS, Item
 from overdepth.paper.claim import HORIZON, Claim, Setting, by_statement, number
 from overdepth.paper.context import Context
 from overdepth.paper.folder import check_destination, replacing
-from overdepth.paper.item import PARTS
+from overdepth.paper.item import PARTS, Item
+from overdepth.paper.items import ITEMS
 from overdepth.paper.kept import KeptData
 from overdepth.paper.network.mnist import load as load_images
 from overdepth.paper.report import Report, write_report

@@ -19,7 +19,7 @@ from overdepth.comparison.stages import Stages
 from overdepth.comparison.store import Store, check_folder, read_settings
 from overdepth.comparison.task import Base, Select, Task
 from overdepth.comparison.training import Stopped
-from overdepth.paper.context import Reporter
+from overdepth.reporter import Reporter
 
 
 def compare(

@@ -15,7 +15,7 @@ from overdepth.comparison.search import Search
 from overdepth.comparison.settings import Settings
 from overdepth.comparison.store import Store
 from overdepth.comparison.task import Task
-from overdepth.paper.context import Reporter
+from overdepth.reporter import Reporter
 
 
 @dataclass

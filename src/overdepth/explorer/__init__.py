@@ -3,9 +3,3 @@
 Every view is a table of controls and one function from their values to figures; ``app.py`` lays them out. Needs the
 extra ``explore``, for the page alone: the functions need ``lab``.
 """
-
-from __future__ import annotations
-
-from overdepth.explorer.views import VIEWS, View
-
-__all__ = ["VIEWS", "View"]

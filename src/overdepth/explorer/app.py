@@ -18,10 +18,10 @@ def _():
 
     from overdepth.explorer.controls import Choice, Slider, read, write
     from overdepth.explorer.drawing import PLOTLY
-    from overdepth.explorer.page import body
+    from overdepth.explorer.page import body, standing
     from overdepth.explorer.views import VIEWS
 
-    return Choice, PLOTLY, Slider, VIEWS, body, mo, read, write
+    return Choice, PLOTLY, Slider, VIEWS, body, mo, read, standing, write
 
 
 @app.cell
@@ -76,13 +76,16 @@ def _(dials, element, kept, mo, read, view):
 
 
 @app.cell
-def _(PLOTLY, body, dials, mo, more, unknown, view, wrong):
+def _(PLOTLY, body, dials, mo, more, standing, unknown, view, wrong):
     _wrong = [*unknown, *wrong]
     try:
         _shown = view.show({**dials.value, **more.value})
         _text, _pictures = (
             _shown.text,
-            [(_p.title, _p.caption, mo.ui.plotly(_p.figure, config=PLOTLY).text) for _p in _shown.pictures],
+            [
+                (_p.title, _p.caption, standing(mo.ui.plotly(_p.figure, config=PLOTLY).text, f"{view.key}-{_i}"))
+                for _i, _p in enumerate(_shown.pictures)
+            ],
         )
     except ValueError as _error:
         _text, _pictures = "", []

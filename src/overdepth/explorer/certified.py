@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,10 +18,12 @@ import torch
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
 from overdepth.explorer.drawing import INK, Picture, Shown, figure, fit_decades
 from overdepth.explorer.mode_times import log_error, mode_path, offsets, rate
-from overdepth.lab.problem import Array
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.balancing import factors_with_imbalance
 from overdepth.theory.certificate import Certificate, certify
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 DEPTHS = (2, 3, 4, 5)
 IMBALANCES = evenly(0, 8, 0.1)

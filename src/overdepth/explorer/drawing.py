@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from overdepth.lab.problem import Array
 from overdepth.paper.picture import COLORS
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 HEIGHT = 340
 PLOTLY = {"displayModeBar": False}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from overdepth.explorer.controls import Control, Slider, Values, evenly
 from overdepth.explorer.drawing import INK, Picture, Shown, add_line, figure
-from overdepth.lab.problem import Array
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.rule import end_to_end_spectrum, end_to_end_update
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 DIRECTIONS = 97
 BESIDE = (1.0, 2.0, 3.0, math.inf)

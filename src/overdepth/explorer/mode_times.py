@@ -11,13 +11,16 @@ taken in log u while u is small and in log |s - u| near the target, where either
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicHermiteSpline
 
-from overdepth.lab.problem import Array
 from overdepth.theory.scalar_chains import slope
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 LEVELS = 60
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)

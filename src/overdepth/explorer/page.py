@@ -22,6 +22,15 @@ def inline(text: str) -> str:
     return re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
 
 
+def standing(markup: str, name: str) -> str:
+    """An element's markup under a name that stays: the page then changes the figure it has, and builds no new one."""
+    return re.sub(
+        r"^(<marimo-ui-element) object-id='[^']*' random-id='[^']*'",
+        rf"\1 object-id='{name}' random-id='{name}'",
+        markup,
+    )
+
+
 def body(
     controls: Sequence[str], says: str, text: str, pictures: Sequence[tuple[str, str, str]], wrong: Sequence[str]
 ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,9 +11,11 @@ import plotly.graph_objects as go
 from overdepth.explorer.controls import Control, Slider, Values, decades, evenly
 from overdepth.explorer.drawing import Picture, Shown, add_mark, figure, fit_decades
 from overdepth.explorer.mode_times import log_error, mode_path, offsets
-from overdepth.lab.problem import Array
 from overdepth.paper.picture import Curve, add_curve
 from overdepth.theory.hitting import escape_time
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 DEPTHS = (1, 2, 3, 4, 5, 6)
 STARTS = decades(-6, -1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 import threading
 import time
 import webbrowser
@@ -10,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
+
+from overdepth.explorer.assets import Assets
+from overdepth.explorer.views import VIEWS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -81,7 +86,8 @@ def bound(port: int) -> socket.socket:
     Raises:
         ValueError: If the port is taken or not allowed.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # With the protocol named asyncio turns Nagle's algorithm off, which costs 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
@@ -128,9 +134,12 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
         served.append(app)
         return app
 
-    builder = marimo.create_asgi_app(quiet=True, html_head=OWN_SCRIPTS)
+    assets = Path(marimo.__file__).parent / "_static" / "assets"
+    builder = marimo.create_asgi_app(quiet=True, html_head=head(assets))
     asgi = builder.with_app(path="", root=str(APP), middleware=[noted]).build()
-    config = uvicorn.Config(OwnPagesOnly(asgi), log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
+    config = uvicorn.Config(
+        OwnPagesOnly(Assets(asgi, assets)), log_level="warning", timeout_graceful_shutdown=1, lifespan="off"
+    )
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -149,10 +158,39 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
         _join(earlier)
 
 
+def preload(key: str) -> None:
+    """Imports a view beside whatever else is done."""
+
+    def work() -> None:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(0.0005)  # the page's scripts are served meanwhile
+        with contextlib.suppress(ModuleNotFoundError):  # the page says which
+            _ = VIEWS[key].made
+        sys.setswitchinterval(usual)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def head(assets: Path) -> str:
+    """What stands in the page's head: :data:`OWN_SCRIPTS`, and the order to load Plotly before it is asked for.
+
+    Args:
+        assets: Marimo's folder of scripts.
+    """
+    ordered = [
+        f'<link rel="modulepreload" crossorigin href="./assets/{path.name}">'
+        f'<script>requestIdleCallback(() => import("./assets/{path.name}"))</script>'
+        for path in assets.glob("Plot-*.js")
+    ]
+    return OWN_SCRIPTS + "".join(ordered)
+
+
 def _join(earlier: set[threading.Thread]) -> None:
     """Waits for the threads of open pages, which were told to stop: one that outlives the interpreter may abort it."""
     end = time.monotonic() + _LAST_WORDS_S
     for thread in set(threading.enumerate()) - earlier:
+        if thread.ident is None:  # about to start
+            continue
         thread.join(timeout=max(0.0, end - time.monotonic()))
 
 

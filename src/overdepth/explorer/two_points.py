@@ -16,6 +16,7 @@ the second, along the weight, what acts as momentum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from torch import Tensor
 
 from overdepth.chain import balanced_factors, product
 from overdepth.initialization import INITIALIZATIONS, initial_factors
-from overdepth.lab.problem import Array
 from overdepth.theory.acceleration import TwoPointPlan, plan_two_point, run_two_point
 from overdepth.theory.balancing import factors_with_imbalance
 from overdepth.theory.momentum import momentum_kernel
+
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
 
 TOWARDS = "towards"
 STARTS = (TOWARDS, *INITIALIZATIONS)

@@ -12,19 +12,7 @@ from overdepth.lab.problem import Problem
 from overdepth.lab.run import Run
 from overdepth.lab.sweeps import sweep
 from overdepth.paper.kept import KeptData
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """What is told of the work while it runs; both are called often.
-
-    Attributes:
-        begin: With a description, the number of runs and the number of steps.
-        advance: With the step reached and the number of runs that still take part.
-    """
-
-    begin: Callable[[str, int, int], None] = field(default=lambda *_: None)
-    advance: Callable[[int, int], None] = field(default=lambda *_: None)
+from overdepth.reporter import Reporter
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
-from overdepth.lab.problem import Array
+if TYPE_CHECKING:
+    from overdepth.lab.problem import Array
+
 
 COLORS = ("#737373", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")  # Okabe & Ito
 MAX_POINTS = 300

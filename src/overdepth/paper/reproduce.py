@@ -28,7 +28,7 @@ def reproduce(items: Sequence[Item], context: Context) -> list[Reproduced]:
     """Runs items.
 
     Args:
-        items: From :data:`overdepth.paper.ITEMS`.
+        items: From :data:`overdepth.paper.items.ITEMS`.
         context: On what, how long, with which seeds.
 
     Returns:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 
-from overdepth.lab.problem import Array
 from overdepth.rule import end_to_end_update
 from overdepth.theory.acceleration import TwoPointPlan, plan_two_point, run_two_point
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from overdepth.lab.problem import Array
 
 SMALL_LABEL = 1.0  # y2
 TOLERANCE = 0.05  # a label counts as fitted within this
@@ -88,6 +91,8 @@ def work(*, quick: bool, advance: Callable[[int, int], None]) -> xr.Dataset:
     y1, eps1 = (LARGE_LABELS[0], SHOWN[1]) if quick else SHOWN
     columns |= _trajectories(y1, eps1)
     advance(pieces, pieces)
+    import xarray as xr  # the explorer, which uses the rest of this file, should start fast
+
     data = xr.Dataset(columns, attrs={"y2": SMALL_LABEL, "tolerance": TOLERANCE, "quick": int(quick)})
     return data.assign_attrs(shown_y1=y1, shown_eps1=eps1)
 

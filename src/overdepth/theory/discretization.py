@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from overdepth.theory.flow_fields import LayersField, array_gradient
 from overdepth.theory.gradient_flow import float64_factors
 from overdepth.theory.integration import check_integrator, integrate
 from overdepth.theory.losses import LeastSquares, Loss
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -103,6 +106,8 @@ def discretization_gap(
         variables["noise"] = (both, _distance(noisy, descended[:, None]))
         coords["seed"] = list(seeds)
         attrs["batch_size"] = batch_size
+    import xarray as xr  # takes longer to load than all else here
+
     return xr.Dataset(variables, coords=coords, attrs={**attrs, "weight_decay": weight_decay})
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from overdepth.chain import multiply
 from overdepth.theory.flow_fields import EndToEndField, FlowField, LayersField, PreconditionedField, array_gradient
 from overdepth.theory.integration import check_integrator, check_times, integrate
 from overdepth.theory.losses import Loss, float64_matrix
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 KINDS = ("layers", "end_to_end", "preconditioned")
@@ -113,6 +116,8 @@ def flow(
     if isinstance(field, LayersField):
         variables |= _of_factors(field, solution.states, outputs, weight_decay)
     asked = {"kind": kind, "depth": order, "method": method, "rtol": rtol, "atol": atol, "weight_decay": weight_decay}
+    import xarray as xr  # takes longer to load than all else here
+
     return xr.Dataset(variables, coords={"time": outputs}, attrs={**asked, "evaluations": solution.evaluations})
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scipy.special import digamma, hyp2f1
+import scipy  # its parts are loaded when they are used
 
 from overdepth._checks import check_depth, check_positive
 
@@ -144,12 +144,12 @@ def _rest(z: float, left: float, c: float) -> float:
     """
     p = 1.0 + c
     if z <= 0.5:
-        return float(z ** (p + 1.0) / (p + 1.0) * hyp2f1(1.0, p + 1.0, p + 2.0, z))
+        return float(z ** (p + 1.0) / (p + 1.0) * scipy.special.hyp2f1(1.0, p + 1.0, p + 2.0, z))
     total, term = 0.0, -1.0  # term: -binomial(p, n) (-left)^n
     for n in range(1, _TERMS):
         term *= -left * (p - n + 1) / n
         total += term / n
-    return float(-math.log(left) - digamma(p + 1.0) - _EULER + total)
+    return float(-math.log(left) - scipy.special.digamma(p + 1.0) - _EULER + total)
 
 
 def _check_depth(depth: float) -> None:

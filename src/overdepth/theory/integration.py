@@ -12,9 +12,9 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import BDF, DOP853, LSODA, RK45, Radau
 from torch import Tensor
 
 from overdepth._checks import check_choice, check_nonnegative
@@ -22,7 +22,8 @@ from overdepth._checks import check_choice, check_nonnegative
 Array = NDArray[np.float64]
 Field = Callable[[Array], Array]
 
-METHODS = {"DOP853": DOP853, "RK45": RK45, "Radau": Radau, "BDF": BDF, "LSODA": LSODA}
+METHODS = ("DOP853", "RK45", "Radau", "BDF", "LSODA")
+"""Of :mod:`scipy.integrate`."""
 _EXPLICIT = ("DOP853", "RK45")
 _SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)  # SciPy's own limit
 
@@ -54,6 +55,7 @@ def integrate(field: Field, start: Array, times: Array, *, method: str, rtol: fl
     states = np.empty((len(times), len(start)))
     time, state, evaluations, message = 0.0, np.array(start, dtype=np.float64), 0, None
     step: float | None = None
+    solver_of = getattr(scipy.integrate, method)
     # A trial step may overflow: it is then rejected. LSODA says by a warning, too, that it gives up.
     with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, message="lsoda")
@@ -61,7 +63,7 @@ def integrate(field: Field, start: Array, times: Array, *, method: str, rtol: fl
             if end > time:
                 first = {} if step is None else {"first_step": min(step, float(end) - time)}
                 try:
-                    solver = METHODS[method](lambda _, y: field(y), time, state, end, rtol=rtol, atol=atol, **first)
+                    solver = solver_of(lambda _, y: field(y), time, state, end, rtol=rtol, atol=atol, **first)
                     while solver.status == "running":
                         time = float(solver.t)
                         message = solver.step()
@@ -100,7 +102,7 @@ def check_integrator(method: str, rtol: object, atol: object) -> None:
     Raises:
         ValueError: If the method is not known, or a tolerance is out of its range.
     """
-    check_choice(method, "method", list(METHODS))
+    check_choice(method, "method", METHODS)
     if isinstance(rtol, bool) or not isinstance(rtol, Real) or not _SMALLEST_RTOL <= float(rtol) < 1:
         raise ValueError(f"rtol is {rtol!r}, expected a number from {_SMALLEST_RTOL:.1e} to 1.")
     check_nonnegative(atol, "atol")

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from overdepth.lab.problem import Array
-from overdepth.paper.context import Context, Reporter
+from overdepth.paper.context import Context
 from overdepth.paper.item import LEARNING_RATES
 from overdepth.paper.network import forms
 from overdepth.paper.network.curves import MEASURES, WINDOW, Measure, tuned
@@ -19,6 +19,7 @@ from overdepth.paper.network.model import STD
 from overdepth.paper.network.penalty import PENALTIES
 from overdepth.paper.network.store import RunStore
 from overdepth.paper.network.training import ARMS, CHECKPOINT_EVERY, HORIZON, Recorded, Run, begin, finished, train
+from overdepth.reporter import Reporter
 
 STDS = (1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1)
 FORMS_LR = 1e-2  # the tutorial's
