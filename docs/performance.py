@@ -140,6 +140,62 @@ def theory(figures: Figures) -> list[str]:
     ]
 
 
+def sweep_scale(figures: Figures) -> list[str]:
+    """Sweeps in a folder."""
+    peak, ethanol = figures["peak"], figures["ethanol"]
+    fractions = "{gemm_peak_fraction:.2f} of the peak of `torch.mm`, {onednn_peak_fraction:.2f} of oneDNN's"
+    size = f"{peak['runs']:,} l4 runs, "
+    rows = [
+        [
+            f"{size}2000 steps, breast-cancer (569 x 30)",
+            f"{peak['seconds']:.1f} s: {fractions.format(**peak)}; {peak['peak_memory_mb']:.0f} MB",
+        ],
+        [
+            f"{size}200 steps, Ethanol (2565 x 128)",
+            f"{ethanol['seconds']:.1f} s: {fractions.format(**ethanol)}; {ethanol['peak_memory_mb']:.0f} MB",
+        ],
+        [
+            f"storing, against the engine in memory, {figures['storing']['runs']:,} runs",
+            f"{100 * figures['storing']['overhead']:+.1f}% of its time",
+        ],
+        [
+            "from opening a half-finished folder to its next step",
+            f"{figures['resume']['seconds_to_next_step']:.2f} s",
+        ],
+        [
+            "two Ray workers of a core each, against one process with two threads",
+            f"{figures['ray']['throughput']:.2f} times its throughput",
+        ],
+    ]
+    return _table(["", "measured"], rows)
+
+
+def compare(figures: Figures) -> list[str]:
+    """What the harness costs."""
+    rows = [
+        [name, f"{of['theirs_ms']:.0f} ms", f"{of['ratio']:.3f}", f"{of['of_sums']:.3f}"]
+        for name, of in figures["overhead"].items()
+    ]
+    return _table(["a run of", "by hand", "the harness over it: median of neighbours", "of all rounds"], rows)
+
+
+def explore(figures: Figures) -> list[str]:
+    """Moves of every control, and the page in a browser."""
+    rows = [
+        [name, *(f"{figures[name][key]:.0f}" for key in ("moves", "median_ms", "worst_ms"))]
+        for name in ("points", "preconditioner", "modes", "rates", "sweep")
+    ]
+    page = figures["page"]
+    return [
+        *_table(["view", "moves tried", "median, ms", "worst, ms"], rows),
+        "",
+        f"That is from the controls' values to the figures as JSON. In a headless Chromium without a graphics card, "
+        f"on the same machine: the server answers {page['server_answers_s']:.1f} s after the command's start, and the "
+        f"first picture is drawn after {page['first_picture_s']:.1f} s; from a key to the changed page it takes "
+        f"{page['key_to_text_median_ms']:.0f} ms (median; worst {page['key_to_text_worst_ms']:.0f}), drawing included.",
+    ]
+
+
 def draw_layers(figures: Figures) -> Figure:
     """Bars of the ratios."""
     figure, (ax,) = panels(1, 6.0, 2.6)
@@ -179,6 +235,9 @@ SECTIONS: dict[str, Callable[[Figures], list[str]]] = {
     "optimizers": optimizers,
     "sweep": sweep,
     "theory": theory,
+    "sweep_scale": sweep_scale,
+    "compare": compare,
+    "explore": explore,
 }
 PICTURES: dict[str, Callable[[Figures], Figure]] = {"layers": draw_layers, "sweep": draw_sweep}
 
