@@ -59,7 +59,18 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel's package alone, beside what is installed here."""
     folder = tmp_path_factory.mktemp("installed")
     (wheel,) = built.glob("*.whl")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603
     return folder
 
