@@ -212,18 +212,21 @@ def _intervals(found: Comparison) -> go.Figure | None:
     least = min(min(s.values) for *_, s in rows)
     most = max(max(s.values) for *_, s in rows)
     reach = 3.0
-    for label, color, spread in rows:
-        low, high = max(spread.low, least / reach), min(spread.high, most * reach)
+    bars = [(max(s.low, least / reach), min(s.high, most * reach)) for *_, s in rows]
+    ends = np.log10([1.0, *(end for bar in bars for end in bar)])
+    margin = 0.04 * float(np.ptp(ends)) or 0.1
+    for (label, color, spread), (low, high) in zip(rows, bars, strict=True):
         line = {"color": COLORS[color % len(COLORS)], "width": 3}
         hover = f"{_number(spread.median)} ({between(spread)})<extra></extra>"
         common = {"showlegend": False, "hovertemplate": hover}
         figure.add_trace(go.Scatter(x=[low, high], y=[label, label], mode="lines", line=line, **common))
-        dots = {"color": line["color"], "size": 6, "opacity": 0.5}
+        dots = {"color": line["color"], "size": 8, "line": {"color": "white", "width": 1.5}}
         values = list(spread.values)
         figure.add_trace(go.Scatter(x=values, y=[label] * len(values), mode="markers", marker=dots, **common))
         mark = {"color": line["color"], "size": 12, "symbol": "diamond"}
         figure.add_trace(go.Scatter(x=[spread.median], y=[label], mode="markers", marker=mark, **common))
     figure.add_vline(x=1, line={"dash": "dash", "color": "#737373", "width": 1})
+    figure.update_xaxes(range=[float(ends.min()) - margin, float(ends.max()) + margin])
     figure.update_yaxes(autorange="reversed", title_text="")
     figure.update_layout(hovermode="closest")
     return figure
