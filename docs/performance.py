@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None, folder: Path = DOCS) -> int:
         if name not in SECTIONS:
             print(f"{path} is of the benchmark {name!r}; expected one of {', '.join(SECTIONS)}.", file=sys.stderr)
             return 2
+        try:
+            SECTIONS[name](figures)
+        except KeyError as missing:
+            print(f"{path} lacks {missing}: run all parts of the benchmark (explore: with --page).", file=sys.stderr)
+            return 2
         (folder / "measured" / "pictures" / "narrow").mkdir(parents=True, exist_ok=True)
         (folder / "measured" / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         rewrite(folder, name, figures)

@@ -80,7 +80,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name in _MODULES or name in _NAMES:
         return importlib.import_module(f"overdepth.{name}")
     if name in _HOMES:
         found = globals()[name] = getattr(importlib.import_module(f"overdepth.{_HOMES[name]}"), name)

@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from overdepth._extras import missing_extra
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status; errors are one sentence on stderr."""
@@ -18,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("overdepth: interrupted.\n")
         return 130
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "overdepth":
-            raise
-        message = f"the command line needs {error.name}; install the extra: pip install 'overdepth[lab]'"
-        sys.stderr.write(f"overdepth: {message}.\n")
+        try:
+            missing_extra(error, "the command line", "lab")
+        except ModuleNotFoundError as said:
+            if said is error:
+                raise
+            sys.stderr.write(f"overdepth: {said}\n")
         return 2
     logging.basicConfig(format="overdepth: %(message)s", level=logging.WARNING)
     return app.run(arguments)

@@ -17,7 +17,7 @@ from overdepth._version import __version__
 from overdepth.lab import ethanol
 from overdepth.paper.network import mnist
 
-EXTRAS = ("lab", "explore", "optax", "static", "compare", "ray")
+EXTRAS = ("lab", "compare", "explore", "ray", "lightning", "trainer", "optax", "static", "zarr", "docs")
 """Those that a user may want; one that this version does not have is left out."""
 
 

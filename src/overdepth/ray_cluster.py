@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,18 +33,40 @@ def cluster(address: str, *, cpus: int = 1) -> Iterator[Any]:
     Raises:
         ModuleNotFoundError: If Ray is not installed.
         ConnectionError: If there is no cluster at the address.
-        ValueError: If no node has so many cores.
+        ValueError: If no node has so many cores, or Ray was imported before and would listen to the outside.
     """
-    if address == LOCAL and "ray" not in sys.modules:  # it reads these when it is imported
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as it would choose, but it would say so on every run
-        os.environ.setdefault(LOOPBACK, "0")
+    if address == LOCAL:
+        keep_local()
     ray = _ray()
-    _connect(ray, address)
+    if address == LOCAL and ray._private.ray_constants.ENABLE_RAY_CLUSTER:
+        raise ValueError(
+            f"Ray was imported before it was told to stay on this machine; set {LOOPBACK}=0, or import it later."
+        )
     try:
+        _connect(ray, address)
         _check_cpus(ray, cpus)
         yield ray
     finally:
         ray.shutdown()
+
+
+def keep_local() -> None:
+    """Tells Ray to keep a cluster of its own on 127.0.0.1; it listens when it is imported, and not later."""
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as it would choose, but it would say so on every run
+        os.environ.setdefault(LOOPBACK, "0")
+
+
+def check_ray_cpus(address: str | None, cpus: int | None) -> None:
+    """Checks the options ``--ray`` and ``--ray-cpus`` of a command.
+
+    Raises:
+        ValueError: If the second is no number of cores, or stands without the first.
+    """
+    if cpus is not None and cpus < 1:
+        raise ValueError(f"--ray-cpus is {cpus}, expected a number >= 1.")
+    if cpus is not None and address is None:
+        raise ValueError("--ray-cpus is for runs on Ray; add --ray, or leave it out.")
 
 
 def slots(ray: Any, cpus: int) -> int:
@@ -51,10 +74,21 @@ def slots(ray: Any, cpus: int) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
 
 
+def cancel(ray: Any, references: Iterable[Any]) -> None:
+    """Ends tasks at once, unless the cluster was left already: Ray would start another one to ask."""
+    if ray.is_initialized():
+        for reference in references:
+            ray.cancel(reference, force=True)
+
+
 def lost(error: Exception) -> str:
-    """What to say of a task that was lost, whoever it was tried by."""
-    reason = str(error).strip().splitlines()[0]
-    return f"a task was lost {RETRIES + 1} times ({reason})"
+    """What to say of a task that gave no result, wherever it was tried."""
+    return f"a task was lost, with {RETRIES} more tries ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -65,16 +99,18 @@ def _connect(ray: Any, address: str) -> None:
     else:
         options |= {"address": address}
     handler = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
     try:
         _knock(address)
         ray.init(**options)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ConnectionError(
-            f"no Ray cluster at {address!r} ({reason}); start one with 'ray start --head', or leave the address out."
+            f"no Ray cluster at {address!r} ({_reason(error)}); start one with 'ray start --head', or leave the "
+            f"address out."
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
+        if is_main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, which ends the process at once
 
 
 def _knock(address: str) -> None:

@@ -32,7 +32,7 @@ def load_function(place: str) -> Callable[..., Any]:
         sys.path.insert(0, folder)  # for what the file imports beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from error
     found: Callable[..., Any] | None = getattr(module, name, None)
     if found is None or not callable(found):

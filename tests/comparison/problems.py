@@ -28,10 +28,6 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1))
 
 
-def vector_model() -> nn.Module:
-    return nn.BatchNorm1d(3)
-
-
 def regression(rows: int = 64, noise: float = 0.5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 3, generator=generator)

@@ -70,7 +70,6 @@ def test_arms_that_keep_the_function_start_where_plain_training_does(arm: str) -
     given = task(build=network)
     losses = [train(given, Job("final", Arm.parse(name), 0.01, 0, 1)).losses[0] for name in ("plain", arm)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert Arm.parse(arm).keeps_the_start
 
 
 def test_form_1_and_form_2_are_the_same_path_and_form_3_nearly_so() -> None:

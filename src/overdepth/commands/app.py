@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
+import os
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 import overdepth
+from overdepth._extras import missing_extra
 
 COMMANDS = ("reproduce", "compare", "inspect", "rates", "sweep", "show", "explore", "doctor")
 """Each a module of this package with a function of the same name."""
@@ -37,7 +39,8 @@ ADVICE = {
     "inspect": Advice("nothing was written", less="a smaller model"),
     "reproduce": Advice("finished items and sweeps are kept; run it again to go on"),
     "rates": Advice("nothing was written", less="a shorter --time or a smaller chain"),
-    "explore": Advice("the explorer is closed"),
+    "doctor": Advice("nothing was written", less="to run it again"),
+    "explore": Advice("the explorer is closed", less="to open it again"),
     "show": Advice("nothing was written", less="a smaller result"),
     "sweep": Advice(
         "what was finished is kept; go on with --resume", again="go on with --resume", less="a smaller --memory"
@@ -59,6 +62,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except SystemExit as end:  # Typer ends the program itself when it has shown or installed a completion
+        if isinstance(end.code, str):
+            return _complain(end.code, FAILED)
         status = end.code
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         return _complain(str(error), BAD_INPUT)
@@ -68,6 +73,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if given[:1] == ["compare"] and str(error):  # its messages name the arm and the remedy
             return _complain(str(error), FAILED)
+        if str(error).endswith("--resume"):  # a task lost on a cluster
+            return _complain(f"{error}.", FAILED)
         return _complain(f"{str(error).rstrip('.') or 'out of memory'}; try {_advice(given).less}.", FAILED)
     if status == INTERRUPTED:  # Typer turns an interrupt into this status
         return _complain(f"interrupted; {_advice(given).kept}.", INTERRUPTED)
@@ -88,11 +95,7 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(f"overdepth.commands.{name}")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "overdepth":
-            raise
-        raise ModuleNotFoundError(
-            f"the command line needs {error.name}; install the extra: pip install 'overdepth[lab]'.", name=error.name
-        ) from error
+        missing_extra(error, "the command line", "lab")
 
 
 def root(
@@ -113,8 +116,11 @@ def _advice(arguments: Sequence[str]) -> Advice:
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """A termination, as schedulers send it before they kill, ends a command as Ctrl-C does."""
+    own = os.getpid()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a fork, which inherits this
+            os._exit(128 + number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # which alone may set handlers

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from overdepth._extras import missing_extra
 from overdepth.commands.terminal import OutputConsole, progress_reporter
-from overdepth.ray_cluster import LOCAL
+from overdepth.ray_cluster import LOCAL, check_ray_cpus, keep_local
 
 SHORT = "Does depth help your model? A fair comparison, with controls and error bars."
 EPILOG = (
@@ -40,7 +41,7 @@ def compare(
         str | None,
         typer.Option(metavar="[ADDRESS]", help="Run on Ray: no address for this machine's cores, auto, or host:port."),
     ] = None,
-    ray_cpus: Annotated[int, typer.Option(help="Cores, and threads, of a run on Ray.")] = 1,
+    ray_cpus: Annotated[int | None, typer.Option(help="Cores, and threads, of a run on Ray; 1.")] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the page and all finished runs; the same command goes on where it was.")
     ] = Path("comparison"),
@@ -60,25 +61,21 @@ def compare(
         from overdepth.comparison.settings import CONTROLS
         from overdepth.comparison.store import Store, check_folder, write_json
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "overdepth":
-            raise
-        raise ModuleNotFoundError(
-            f"overdepth compare needs {error.name}; install the extra: pip install 'overdepth[compare]'.",
-            name=error.name,
-        ) from error
+        missing_extra(error, "overdepth compare", "compare")
     path, colon, function = task.rpartition(":")
     if not colon or not path or not function:
         raise ValueError(f"the task is {task!r}, expected FILE.py:FUNCTION.")
     if ray is not None and workers != 1:
         raise ValueError("--ray and --workers are two ways to make runs side by side; give one of them.")
-    if ray_cpus < 1:
-        raise ValueError(f"--ray-cpus is {ray_cpus}, expected a number >= 1.")
+    check_ray_cpus(ray, ray_cpus)
+    if ray == LOCAL:
+        keep_local()  # before the task's file is run, which may import Ray
     source = FileTask(path, function)
     check_folder(Store.place(out))
     loaded = source.load()
     chosen = CONTROLS if controls == "untuned,norm,rms" else [] if controls == "none" else controls.split(",")
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    on_ray = nullcontext() if ray is None else OnRay(source, ray, ray_cpus)
+    on_ray = nullcontext() if ray is None else OnRay(source, ray, ray_cpus or 1)
     with progress_reporter() as reporter, on_ray as executor:
         found = run(
             loaded,
@@ -99,7 +96,7 @@ def compare(
     command += ["--controls", controls] if controls != "untuned,norm,rms" else []
     command += ["--workers", str(workers)] if workers != 1 else []
     command += [] if ray is None else ["--ray", *([] if ray == LOCAL else [ray])]
-    command += ["--ray-cpus", str(ray_cpus)] if ray_cpus != 1 else []
+    command += [] if ray_cpus is None else ["--ray-cpus", str(ray_cpus)]
     command += ["--out", str(out)]
     place = Store.place(out)
     title = f"{Path(path).stem.replace('_', ' ')}"

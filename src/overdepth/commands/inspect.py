@@ -63,7 +63,7 @@ def _built(place: str) -> nn.Module:
         built = load_function(place)()
     except ValueError:
         raise
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise ValueError(f"{place} did not build a model: {type(error).__name__}: {error}") from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{place} returned a {type(built).__name__}, expected a torch.nn.Module.")

@@ -11,9 +11,11 @@ from typing import Annotated
 import torch
 import typer
 
+from overdepth.commands.doctor import size
 from overdepth.commands.sweep_progress import Mode, event, shown
 from overdepth.commands.terminal import OutputConsole
 from overdepth.lab.devices import available_device
+from overdepth.ray_cluster import check_ray_cpus
 from overdepth.sweeps import presets
 from overdepth.sweeps.budget import available, block_runs_within, largest_block, load, needs_row_blocks
 from overdepth.sweeps.estimate import Estimate, estimate
@@ -52,7 +54,7 @@ def sweep(
         str | None,
         typer.Option(metavar="[ADDRESS]", help="Run on Ray: no address for this machine's cores, auto, or host:port."),
     ] = None,
-    ray_cpus: Annotated[int, typer.Option(help="Cores, and threads, of a task on Ray.")] = 1,
+    ray_cpus: Annotated[int | None, typer.Option(help="Cores, and threads, of a task on Ray; 1.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     json_lines: Annotated[bool, typer.Option("--json-lines", help="Progress as lines of JSON on stdout.")] = False,
 ) -> int:
@@ -69,9 +71,9 @@ def sweep(
     if show_file:
         OutputConsole(markup=False, highlight=False, soft_wrap=True).print(text.rstrip())
         return 0
-    for name, value, least in (("--checkpoint", checkpoint, 0.0), ("--ray-cpus", ray_cpus, 1)):
-        if not value >= least:
-            raise ValueError(f"{name} is {value}, expected a number >= {least}.")
+    if not checkpoint >= 0:
+        raise ValueError(f"--checkpoint is {checkpoint}, expected a number >= 0.0.")
+    check_ray_cpus(ray, ray_cpus)
     if out is None and not dry_run:
         raise ValueError("--out is missing; name a folder for the results, --out DIR.")
     folder = SweepFolder(out or Path())
@@ -87,7 +89,7 @@ def sweep(
     work = planned(asked, problem, block_runs)
     console.print(_summary(asked, work))
     if dry_run:
-        _print_estimate(work, estimate(work), largest_block(problem, rows, asked.settings, block_runs), folder.path)
+        _print_estimate(estimate(work), largest_block(problem, rows, asked.settings, block_runs), folder.path)
         return 0
     optimal = optima(work)  # before anything is written: data that do not suit an objective are found here
     with folder.locked():
@@ -98,7 +100,7 @@ def sweep(
             if ray is None:
                 run_here(work, folder, watch, seconds=checkpoint)
             else:
-                run_on_ray(work, folder, watch, address=ray, cpus=ray_cpus, seconds=checkpoint)
+                run_on_ray(work, folder, watch, address=ray, cpus=ray_cpus or 1, seconds=checkpoint)
         write_results(work, folder, optimal)
     final = watch.snapshot()
     event(mode, "done", results=str(folder.results), **final.to_dict())
@@ -136,13 +138,13 @@ def _summary(asked: SweepFile, work: Work) -> str:
     )
 
 
-def _print_estimate(work: Work, found: Estimate, memory: int, out: Path) -> None:
+def _print_estimate(found: Estimate, memory: int, out: Path) -> None:
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
     free = shutil.disk_usage(_existing(out)).free
     console.print(
         f"Time: about {_duration(found.seconds)} with {torch.get_num_threads()} threads, if no run diverges.\n"
-        f"Memory: about {_size(memory)} beyond the program, the data included.\n"
-        f"Disk: about {_size(found.disk)}; {_size(free)} are free."
+        f"Memory: about {size(memory)} beyond the program, the data included.\n"
+        f"Disk: about {size(found.disk)}; {size(free)} are free."
     )
 
 
@@ -157,14 +159,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _bytes(text: str | None) -> int | None:

@@ -5,6 +5,8 @@ Needs the extra ``compare``.
 
 from __future__ import annotations
 
+from overdepth._extras import missing_extra
+
 try:
     from overdepth.comparison.arm_result import ArmResult
     from overdepth.comparison.arms import Arm
@@ -13,12 +15,6 @@ try:
     from overdepth.comparison.task import Task
     from overdepth.comparison.verdict import Verdict
 except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] == "overdepth":
-        raise
-    raise ModuleNotFoundError(
-        f"overdepth.compare needs {error.name}, which is not installed; install the extra: pip install "
-        f"'overdepth[compare]'.",
-        name=error.name,
-    ) from error
+    missing_extra(error, "overdepth.compare", "compare")
 
 __all__ = ["Arm", "ArmResult", "Comparison", "Task", "Verdict", "compare"]

@@ -93,11 +93,6 @@ class Arm:
         )
 
     @property
-    def keeps_the_start(self) -> bool:
-        """Whether training starts at the very function that plain training starts at."""
-        return self.init in _KEEP_THE_FUNCTION and not self.seed_shift
-
-    @property
     def matched_in_norm(self) -> Arm | None:
         """The same arm with drawn factors rescaled to the norms of the weights that they replace; None if they are."""
         if self.init in _KEEP_THE_FUNCTION or self.scale == "match":

@@ -90,7 +90,7 @@ class FileTask:
             return Task.of(function())
         except (ValueError, TypeError) as error:
             raise ValueError(f"{place}: {str(error).rstrip('.')}.") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
             raise ValueError(f"{place} failed ({said}); mend the file.") from error
 

@@ -94,7 +94,7 @@ def named(arm: Arm, during: str = "", remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if str(error).startswith("arm "):
             raise
         is_argument = isinstance(error, TypeError | ValueError)

@@ -110,14 +110,14 @@ class Cost(NamedTuple):
     high: float
 
     @staticmethod
-    def of(ratios: Sequence[float] | Array, *, level: float = LEVEL) -> Cost:
+    def of(ratios: Sequence[float] | Array) -> Cost:
         """The median of ratios of neighbouring blocks of steps, and the bootstrap's percentile interval for it.
 
         What a step costs is no matter of the seed, and there are many blocks, so that the bootstrap serves.
         """
         data = np.asarray(ratios, dtype=np.float64)
         drawn = np.random.default_rng(0).choice(data, (_RESAMPLES, len(data)))
-        low, high = np.quantile(np.median(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(np.median(drawn, axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return Cost(float(np.median(data)), float(low), float(high))
 
 

@@ -17,7 +17,7 @@ from overdepth.comparison.executors import Advance, FileTask, perform
 from overdepth.comparison.jobs import Job, Outcome
 from overdepth.comparison.task import Task
 from overdepth.comparison.training import Stopped
-from overdepth.ray_cluster import LOCAL, RETRIES, cluster, lost
+from overdepth.ray_cluster import LOCAL, RETRIES, cancel, cluster, lost
 
 WAIT = 0.5
 
@@ -78,8 +78,7 @@ class OnRay:
                 if should_stop():
                     raise Stopped
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            cancel(ray, running)
 
 
 def _perform(source: FileTask, folder: str, job: Job, threads: int) -> Outcome:

@@ -15,7 +15,6 @@ import numpy as np
 
 from overdepth._table import text_table
 from overdepth.comparison.arm_result import ArmResult
-from overdepth.comparison.arms import PLAIN
 from overdepth.comparison.jobs import Array, Outcome, smoothed, smoothing_window
 from overdepth.comparison.measures import CLOCK, INDIFFERENCE, LEVEL, first_step
 from overdepth.comparison.plain_values import median_text, plain, range_text, verdict_dict
@@ -254,8 +253,3 @@ class Comparison:
         from overdepth.comparison.page import write  # the pictures' libraries are slow to import
 
         write(Path(path), self, title=title, command=command)
-
-    @property
-    def drawn_starts(self) -> bool:
-        """Whether an arm starts at another function than plain training."""
-        return any(result.arm.form != PLAIN and not result.arm.keeps_the_start for result in self.results)

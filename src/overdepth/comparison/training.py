@@ -149,7 +149,7 @@ def steps_of(
             read: float | Tensor = loss.item() if is_at_hand else loss.detach()
             del loss, batch  # as a loop by hand, which is no slower for want of memory that is at hand
             yield read
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if done and not parameters_are_finite(made):  # decompositions refuse what has overflowed
             return
         with named(job.arm, f"step {done + 1} failed: ", "; mend what it names, and run it again"):

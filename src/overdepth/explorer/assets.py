@@ -23,7 +23,7 @@ class Assets:
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
         self.app = app
-        self.names = frozenset(path.name for path in folder.iterdir() if path.is_file())
+        self.names = frozenset(path.name for path in folder.glob("*") if path.is_file())
         self.read = functools.lru_cache(maxsize=None)(lambda name: (folder / name).read_bytes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -81,9 +81,9 @@ def fit_decades(found: go.Figure, low: float, high: float) -> None:
     found.update_yaxes(range=[bottom, top], dtick=max(1, math.ceil((top - bottom) / 8)))
 
 
-def add_mark(found: go.Figure, x: float, y: float, name: str, *, symbol: str = "star", color: int = 5) -> None:
+def add_mark(found: go.Figure, x: float, y: float, name: str, *, color: int = 5) -> None:
     """A single point that stands out."""
-    marker = {"symbol": symbol, "size": 14, "color": COLORS[color], "line": {"width": 1, "color": "black"}}
+    marker = {"symbol": "star", "size": 14, "color": COLORS[color], "line": {"width": 1, "color": "black"}}
     found.add_trace(go.Scatter(x=[x], y=[y], mode="markers", name=name, marker=marker))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 APP = Path(__file__).with_name("app.py")
 OWN_SOURCES = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:; "
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://{host} data: blob:; "
     "frame-ancestors 'self'"
 )
 """What the browser is told that pages may load: nothing from anywhere else."""
@@ -56,15 +56,16 @@ class OwnPagesOnly:
                 await send({"type": "http.response.start", "status": 403, "headers": []})
                 await send({"type": "http.response.body", "body": b"This server answers its own pages alone.\n"})
             return
-        await self.app(scope, receive, _restricting(send))
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1") if "headers" in scope else ""
+        await self.app(scope, receive, _restricting(send, host))
 
 
-def _restricting(send: Send) -> Send:
+def _restricting(send: Send, host: str) -> Send:
     """Answers as ``send`` does, with the browser told what the page may load."""
 
     async def restricted(message: Message) -> None:
         if message["type"] == "http.response.start":
-            policy = (b"content-security-policy", OWN_SOURCES.encode())
+            policy = (b"content-security-policy", OWN_SOURCES.format(host=host).encode())
             message = {**message, "headers": [*message.get("headers", []), policy]}
         await send(message)
 
@@ -75,9 +76,13 @@ def is_own(headers: list[tuple[bytes, bytes]]) -> bool:
     """Whether a request names this machine as its host, and comes from no page, or from one of the same server."""
     found = {name.lower(): value.decode("latin-1") for name, value in headers}
     host, origin = found.get(b"host", ""), found.get(b"origin")
-    if urlsplit(f"//{host}").hostname not in _OWN_NAMES:
+    try:
+        asked = urlsplit(f"//{host}")
+        if asked.hostname not in _OWN_NAMES or asked.port == 0:
+            return False
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # no address at all
         return False
-    return origin is None or urlsplit(origin).netloc == host
 
 
 def bound(port: int) -> socket.socket:
@@ -164,9 +169,11 @@ def preload(key: str) -> None:
     def work() -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)  # the page's scripts are served meanwhile
-        with contextlib.suppress(ModuleNotFoundError):  # the page says which
-            _ = VIEWS[key].made
-        sys.setswitchinterval(usual)
+        try:
+            with contextlib.suppress(ModuleNotFoundError):  # the page says which
+                _ = VIEWS[key].made
+        finally:
+            sys.setswitchinterval(usual)
 
     threading.Thread(target=work, daemon=True).start()
 

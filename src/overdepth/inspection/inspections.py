@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overdepth._extras import missing_extra
 from overdepth.inspection.chains import Kind
 from overdepth.inspection.products import Product
 from overdepth.inspection.table import grouped, table
@@ -127,9 +128,4 @@ def _pictures() -> Any:
     try:
         return importlib.import_module("overdepth.paper.inspected")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "overdepth":
-            raise
-        raise ModuleNotFoundError(
-            f"the picture needs {error.name}, which is not installed; install the extra: pip install 'overdepth[lab]'.",
-            name=error.name,
-        ) from error
+        missing_extra(error, "the picture", "lab")

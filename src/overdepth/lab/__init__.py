@@ -5,6 +5,8 @@ Needs the extra ``lab``.
 
 from __future__ import annotations
 
+from overdepth._extras import missing_extra
+
 try:
     from overdepth.lab.cache import RunCache
     from overdepth.lab.datasets import DATASETS, load_problem
@@ -16,12 +18,7 @@ try:
     from overdepth.lab.run import METHODS, Run, grid
     from overdepth.lab.sweeps import sweep
 except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] == "overdepth":
-        raise
-    raise ModuleNotFoundError(
-        f"overdepth.lab needs {error.name}, which is not installed; install the extra: pip install 'overdepth[lab]'.",
-        name=error.name,
-    ) from error
+    missing_extra(error, "overdepth.lab", "lab")
 
 __all__ = [
     "DATASETS",

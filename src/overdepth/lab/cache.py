@@ -112,7 +112,7 @@ def _data_digest(problem: Problem | RowProblem) -> str | list[str]:
 def code_digest() -> str:
     """Hash of the modules between a run's settings and its result."""
     root = Path(__file__).parent.parent
-    names = ["chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
+    names = ["_checks", "chain", "initialization", "rule", "lab/run", "lab/objectives", "lab/groups", "lab/engine"]
     names += ["gemm", "lab/settings", "lab/grouping", "lab/adaptive", "lab/update_rules", "lab/products"]
     names += ["lab/examples", "lab/devices", "lab/rows", "lab/row_files", "lab/triangular"]
     digest = hashlib.sha256()

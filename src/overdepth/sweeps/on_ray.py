@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from overdepth.lab.engine import Engine
-from overdepth.ray_cluster import LOCAL, RETRIES, cluster, lost, slots
+from overdepth.ray_cluster import LOCAL, RETRIES, cancel, cluster, lost, slots
 from overdepth.sweeps.block_run import BlockRun, Span, store
 from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Watcher, Work
 from overdepth.sweeps.folder import SweepFolder
@@ -75,8 +75,7 @@ def run_on_ray(
                     if span.state:
                         waiting.appendleft((block, span.state))
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            cancel(ray, running)
 
 
 def _span(shared: Work, objective: str, rows: Sequence[Row], state: Arrays, seconds: float, threads: int) -> Span:

@@ -5,6 +5,8 @@ Torch float64 in and out, factors in the library's order. Needs the extra ``lab`
 
 from __future__ import annotations
 
+from overdepth._extras import missing_extra
+
 try:
     from overdepth.theory.acceleration import TwoPointPlan, TwoPointRun, plan_two_point, run_two_point
     from overdepth.theory.balancing import (
@@ -38,13 +40,7 @@ try:
     from overdepth.theory.rule_field import field_curl, two_layer_potential, vector_field
     from overdepth.theory.scalar_chains import homogeneous_rate, scalar_rate, scalar_rate_bound
 except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] == "overdepth":
-        raise
-    raise ModuleNotFoundError(
-        f"overdepth.theory needs {error.name}, which is not installed; install the extra: "
-        f"pip install 'overdepth[lab]'.",
-        name=error.name,
-    ) from error
+    missing_extra(error, "overdepth.theory", "lab")
 
 __all__ = [
     "Certificate",
