@@ -83,6 +83,6 @@ def __getattr__(name: str) -> object:
     if name in _MODULES or name in _NAMES:
         return importlib.import_module(f"overdepth.{name}")
     if name in _HOMES:
-        found = globals()[name] = getattr(importlib.import_module(f"overdepth.{_HOMES[name]}"), name)
+        found: object = getattr(importlib.import_module(f"overdepth.{_HOMES[name]}"), name)
         return found
     raise AttributeError(f"module 'overdepth' has no attribute {name!r}")
