@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -75,8 +74,8 @@ def compare(
     loaded = source.load()
     chosen = CONTROLS if controls == "untuned,norm,rms" else [] if controls == "none" else controls.split(",")
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    on_ray = nullcontext() if ray is None else OnRay(source, ray, ray_cpus or 1)
-    with progress_reporter() as reporter, on_ray as executor:
+    making = executor_of(loaded, workers, source) if ray is None else OnRay(source, ray, ray_cpus or 1)
+    with progress_reporter() as reporter, making as executor:
         found = run(
             loaded,
             arms=arm or loaded.arms,
@@ -87,7 +86,7 @@ def compare(
             out=out,
             trials=loaded.trials if trials is None else trials,
             controls=chosen,
-            executor=executor or executor_of(loaded, workers, source),
+            executor=executor,
             reporter=reporter,
         )
     options = {"steps": steps, "seeds": seeds, "lrs": lrs, "trials": trials, "budget": budget}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -97,19 +98,20 @@ def compare(
         ['form1:2']
     """
     task = Task(build, loss_step, data, base, batch_size, schedule, select)
-    return run(
-        task,
-        arms=arms,
-        lrs=lrs,
-        seeds=seeds,
-        steps=steps,
-        budget=budget,
-        out=out,
-        trials=trials,
-        controls=controls,
-        executor=executor_of(task, workers),
-        reporter=reporter,
-    )
+    with executor_of(task, workers) as executor:
+        return run(
+            task,
+            arms=arms,
+            lrs=lrs,
+            seeds=seeds,
+            steps=steps,
+            budget=budget,
+            out=out,
+            trials=trials,
+            controls=controls,
+            executor=executor,
+            reporter=reporter,
+        )
 
 
 def run(
@@ -156,10 +158,10 @@ def run(
         ) from None
 
 
-def executor_of(task: Task, workers: int, source: FileTask | None = None) -> Executor:
-    """This process, or several worker processes, which make the task from its file if there is one.
+def executor_of(task: Task, workers: int, source: FileTask | None = None) -> AbstractContextManager[Executor]:
+    """For a ``with`` block: this process, or several worker processes, which make the task from its file if they can.
 
     Raises:
         ValueError: If ``workers`` is no number of processes.
     """
-    return InProcess(task) if check_size(workers, "workers") == 1 else Processes(source or task, workers)
+    return nullcontext(InProcess(task)) if check_size(workers, "workers") == 1 else Processes(source or task, workers)

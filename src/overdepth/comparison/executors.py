@@ -98,6 +98,8 @@ class FileTask:
 class Processes:
     """Several worker processes, started afresh (``spawn``), which share the processor's threads.
 
+    They start at the first run and end with the ``with`` block.
+
     Args:
         source: The task, which must then be picklable (functions of a module, no lambdas), or a file that makes it.
         workers: How many.
@@ -106,6 +108,17 @@ class Processes:
     def __init__(self, source: Task | FileTask, workers: int) -> None:
         self.source = source
         self.workers = workers
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(
         self, jobs: Sequence[Job], advance: Advance, should_stop: Callable[[], bool]
@@ -113,30 +126,22 @@ class Processes:
         """See :class:`Executor`."""
         if not jobs:
             return
-        context = multiprocessing.get_context("spawn")
-        stop = context.Event()
-        threads = max(1, torch.get_num_threads() // self.workers)
-        count = min(self.workers, len(jobs))
+        if self._pool is None:
+            given = (self.source, max(1, torch.get_num_threads() // self.workers), self._stop)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=given)
         try:
-            pool = ProcessPoolExecutor(
-                count, mp_context=context, initializer=_begin, initargs=(self.source, threads, stop)
-            )
-            running: dict[Future[Outcome], Job] = {pool.submit(_perform, job): job for job in jobs}
+            running: dict[Future[Outcome], Job] = {self._pool.submit(_perform, job): job for job in jobs}
         except (AttributeError, TypeError) as error:
             raise ValueError(_not_picklable(error)) from error
-        try:
-            while running:
-                finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    job = running.pop(future)
-                    outcome = _result(future, job)
-                    advance(job.steps)
-                    yield job, outcome
-                if should_stop():
-                    raise Stopped
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        while running:
+            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job = running.pop(future)
+                outcome = _result(future, job)
+                advance(job.steps)
+                yield job, outcome
+            if should_stop():
+                raise Stopped
 
 
 _here: dict[str, Any] = {}
