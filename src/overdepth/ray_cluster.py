@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ KNOCK_SECONDS = 10.0
 
 @contextmanager
 def cluster(address: str, *, cpus: int = 1) -> Iterator[Any]:
-    """Connects, gives the module ``ray``, and leaves again.
+    """Connects, gives the module ``ray``, and leaves again; tasks that still run then are ended by Ray.
 
     Args:
         address: ``"local"``: a cluster of this machine's cores, which listens on 127.0.0.1 alone and ends with the
@@ -72,13 +72,6 @@ def check_ray_cpus(address: str | None, cpus: int | None) -> None:
 def slots(ray: Any, cpus: int) -> int:
     """How many tasks of so many cores the cluster takes at once; at least one."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
-
-
-def cancel(ray: Any, references: Iterable[Any]) -> None:
-    """Ends tasks at once, unless the cluster was left already: Ray would start another one to ask."""
-    if ray.is_initialized():
-        for reference in references:
-            ray.cancel(reference, force=True)
 
 
 def lost(error: Exception) -> str:

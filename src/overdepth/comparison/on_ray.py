@@ -17,7 +17,7 @@ from overdepth.comparison.executors import Advance, FileTask, perform
 from overdepth.comparison.jobs import Job, Outcome
 from overdepth.comparison.task import Task
 from overdepth.comparison.training import Stopped
-from overdepth.ray_cluster import LOCAL, RETRIES, cancel, cluster, lost
+from overdepth.ray_cluster import LOCAL, RETRIES, cluster, lost
 
 WAIT = 0.5
 
@@ -67,18 +67,15 @@ class OnRay:
         ray = self._ray
         task = ray.remote(num_cpus=self.cpus, max_retries=RETRIES)(_perform)
         running = {task.remote(self.source, str(Path.cwd()), job, self.cpus): job for job in jobs}
-        try:
-            while running:
-                done, _ = ray.wait(list(running), timeout=WAIT)
-                for reference in done:
-                    job = running.pop(reference)
-                    outcome = _result(ray, reference, job)
-                    advance(job.steps)
-                    yield job, outcome
-                if should_stop():
-                    raise Stopped
-        finally:
-            cancel(ray, running)
+        while running:
+            done, _ = ray.wait(list(running), timeout=WAIT)
+            for reference in done:
+                job = running.pop(reference)
+                outcome = _result(ray, reference, job)
+                advance(job.steps)
+                yield job, outcome
+            if should_stop():
+                raise Stopped
 
 
 def _perform(source: FileTask, folder: str, job: Job, threads: int) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from overdepth.lab.engine import Engine
-from overdepth.ray_cluster import LOCAL, RETRIES, cancel, cluster, lost, slots
+from overdepth.ray_cluster import LOCAL, RETRIES, cluster, lost, slots
 from overdepth.sweeps.block_run import BlockRun, Span, store
 from overdepth.sweeps.execution import CHECKPOINT_SECONDS, Watcher, Work
 from overdepth.sweeps.folder import SweepFolder
@@ -58,24 +58,21 @@ def run_on_ray(
             if known.step < work.settings.steps:
                 waiting.append((block, known.state))
         running: dict[Any, Block] = {}
-        try:
-            while waiting or running:
-                fitting = slots(ray, cpus)
-                while waiting and len(running) <= fitting:  # one more than fit, so that none waits for the writer
-                    block, state = waiting.popleft()
-                    rows = [work.rows[i] for i in block.index]
-                    running[task.remote(shared, block.objective, rows, state, seconds, cpus)] = block
-                done, _ = ray.wait(list(running), timeout=WAIT)
-                for reference in done:
-                    block = running.pop(reference)
-                    span = _result(ray, reference)
-                    store(folder, block.number, span)
-                    watcher.moved(block, span.last, int((span.losses["diverged_at"] >= 0).sum()))
-                    watcher.stored(block, span.losses["loss"])
-                    if span.state:
-                        waiting.appendleft((block, span.state))
-        finally:
-            cancel(ray, running)
+        while waiting or running:
+            fitting = slots(ray, cpus)
+            while waiting and len(running) <= fitting:  # one more than fit, so that none waits for the writer
+                block, state = waiting.popleft()
+                rows = [work.rows[i] for i in block.index]
+                running[task.remote(shared, block.objective, rows, state, seconds, cpus)] = block
+            done, _ = ray.wait(list(running), timeout=WAIT)
+            for reference in done:
+                block = running.pop(reference)
+                span = _result(ray, reference)
+                store(folder, block.number, span)
+                watcher.moved(block, span.last, int((span.losses["diverged_at"] >= 0).sum()))
+                watcher.stored(block, span.losses["loss"])
+                if span.state:
+                    waiting.appendleft((block, span.state))
 
 
 def _span(shared: Work, objective: str, rows: Sequence[Row], state: Arrays, seconds: float, threads: int) -> Span:
