@@ -76,6 +76,8 @@ def test_the_page_in_a_browser(width: int, out: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ([TASK, "--seeds", "0"], "overdepth: --seeds is 0"),
+        ([TASK, "--ray-cpus", "2"], "--ray-cpus is for runs on Ray; add --ray, or leave it out."),
         (["nothing"], "the task is 'nothing', expected FILE.py:FUNCTION"),
         (["missing.py:task"], "there is no file missing.py; give FILE.py:FUNCTION"),
         ([f"{PROBLEMS}:absent"], "has no function 'absent'; it has "),
@@ -105,9 +107,27 @@ def test_a_file_that_fails_is_one_sentence(tmp_path: Path, capsys: pytest.Captur
     assert "broken.py does not run: ModuleNotFoundError: No module named" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sys\n\nsys.exit(0)\n", "does not run: it calls sys.exit, which belongs under if __name__"),
+        ("def task():\n    raise SystemExit('no')\n", "failed (it calls sys.exit, which belongs under if __name__"),
+        ("def task():\n    raise OSError('a\\nb')\n", "failed (OSError: a b); mend the file."),
+    ],
+)
+def test_a_file_that_ends_the_program_is_one_sentence(
+    code: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ends.py").write_text(code, encoding="utf-8")
+    assert compare(f"{tmp_path / 'ends.py'}:task", "--out", str(tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert said.count("\n") == 1
+
+
 def test_changed_settings_are_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(TASK, "--steps", "31", "--out", str(out)) == 2
-    assert "steps was 30 and is 31; name another folder with out, or delete it." in capsys.readouterr().err
+    assert "steps was 30 and is 31; name another folder with --out, or delete it." in capsys.readouterr().err
 
 
 def test_help_begins_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

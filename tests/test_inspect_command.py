@@ -88,7 +88,8 @@ class Harmful:
         (["{folder}/other.py:build"], "there is no file"),
         (["{folder}/broken.py:build"], "broken.py does not run: NameError: name 'undefined' is not defined"),
         (["{folder}/model.py:bild"], "has no function 'bild'; it has build, number, fails, nothing"),
-        (["{folder}/model.py:number"], "returned a int, expected a torch.nn.Module"),
+        (["{folder}/ends.py:build"], "ends.py does not run: it calls sys.exit, which belongs under if __name__"),
+        (["{folder}/model.py:number"], "returned a int, expected a torch.nn.Module; return the model"),
         (["{folder}/model.py:fails"], "did not build a model: RuntimeError: no data"),
         (["{folder}/model.py:nothing", "--out", "{folder}/found"], "no page was written: no products in Linear"),
         (["{folder}/model.py:build", "--weights", "{folder}/none.pt"], "there is no file"),
@@ -103,6 +104,7 @@ def test_bad_input_is_one_sentence(
     arguments: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.py").write_text("undefined\n", encoding="utf-8")
+    (tmp_path / "ends.py").write_text("exit()\n", encoding="utf-8")
     torch.save(Harmful(), tmp_path / "harmful.pt")
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pt")
     torch.save([torch.ones(2)], tmp_path / "list.pt")

@@ -254,10 +254,9 @@ def _check_arguments(
         return
     for name, tensor in (("weight", weight), ("grad", grad)):
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            both = f" (grad {shape(grad)})" if grad is not None and name == "weight" else ""
             raise ValueError(
-                f"{name} of shape {shape(tensor)}{both} has non-finite entries; weight has shape {shape(weight)}. "
-                f"Lower the learning rate, or look where the first NaN or infinity arises."
+                f"{name} of shape {shape(tensor)} has non-finite entries; lower the learning rate, or look where the "
+                f"first NaN or infinity arises."
             )
 
 

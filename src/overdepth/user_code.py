@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
+def said_by(error: BaseException) -> str:
+    """What an exception of a user's code says, in one line."""
+    if isinstance(error, SystemExit):
+        return "it calls sys.exit, which belongs under if __name__ == '__main__'"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
+
+
 def load_function(place: str) -> Callable[..., Any]:
     """The function that ``FILE.py:FUNCTION`` names; runs the file, with its folder on the import path.
 
@@ -33,7 +40,7 @@ def load_function(place: str) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything
-        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{file} does not run: {said_by(error)}") from error
     found: Callable[..., Any] | None = getattr(module, name, None)
     if found is None or not callable(found):
         functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]

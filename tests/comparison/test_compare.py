@@ -259,6 +259,13 @@ def test_changed_settings_are_refused_with_the_difference(
     assert sorted((tmp_path / "trials").iterdir()) == kept
 
 
+@pytest.mark.parametrize("loss_step", [nan_loss, lambda model, batch: model(batch[0])], ids=["nan", "no scalar"])
+def test_after_a_mistake_that_was_mended_the_same_folder_serves(loss_step: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not finite in every arm|expected a scalar"):
+        compared(out=tmp_path, seeds=1, steps=40, loss_step=loss_step)
+    assert list(compared(out=tmp_path, seeds=1, steps=40).verdicts)
+
+
 def test_foreign_folders_are_refused_and_damage_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds other files; name another folder with out, or empty it"):

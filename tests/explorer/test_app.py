@@ -205,11 +205,16 @@ def test_a_sweep_of_ones_own_is_shown_and_an_interrupt_leaves_nothing(tmp_path: 
 
 
 def test_bad_input_is_said_before_anything_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = tmp_path / "damaged" / "sweep.nc"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"no NetCDF")
     for arguments, said in (
         (["--port", "70000"], "--port is 70000, expected an integer from 1 to 65535, or 0"),
         (["--port", "-1"], "--port is -1"),
         (["--sweep", str(tmp_path / "nowhere")], "does not exist; give the folder of a sweep"),
         (["--sweep", str(tmp_path)], "holds no .nc file"),
+        (["--sweep", str(APP)], "is no .nc file; give one"),
+        (["--sweep", str(damaged)], "sweep.nc"),
     ):
         assert main(["explore", "--no-browser", *arguments]) == 2
         message = capsys.readouterr().err

@@ -20,6 +20,8 @@ def headers(**given: str) -> list[tuple[bytes, bytes]]:
     [
         ({"host": "127.0.0.1:2718"}, True),
         ({"host": "localhost:2718"}, True),
+        ({"host": "[::1"}, False),
+        ({"host": "127.0.0.1:x"}, False),
         ({"host": "127.0.0.1:2718", "origin": "http://127.0.0.1:2718"}, True),
         ({"host": "127.0.0.1:2718", "origin": "http://127.0.0.1:8000"}, False),
         ({"host": "127.0.0.1:2718", "origin": "https://elsewhere.example"}, False),
@@ -54,7 +56,7 @@ def test_others_are_refused_and_ours_may_load_nothing_from_elsewhere() -> None:
     ours, others = {"host": "127.0.0.1:1"}, {"host": "elsewhere.example"}
     (answer,) = asyncio.run(answered("http", ours))
     assert answer["status"] == 200
-    assert answer["headers"] == [(b"content-security-policy", OWN_SOURCES.encode())]
+    assert answer["headers"] == [(b"content-security-policy", OWN_SOURCES.format(host="127.0.0.1:1").encode())]
     assert asyncio.run(answered("http", others))[0]["status"] == 403
     assert asyncio.run(answered("websocket", others)) == [{"type": "websocket.close", "code": 1008}]
 

@@ -199,3 +199,9 @@ def test_a_model_that_draws_numbers_is_compared_on_the_same_ones() -> None:
 def test_a_model_without_factors_is_refused() -> None:
     with pytest.raises(ValueError, match="no factors"):
         od.verify_collapse(network(), X)
+
+
+def test_outputs_that_are_no_numbers_verify_nothing() -> None:
+    layer = od.overparameterize_(nn.Linear(6, 3), depth=2)
+    with pytest.raises(ValueError, match="NaN throughout, so there is nothing to compare; give other inputs"):
+        od.verify_collapse(layer, torch.full((2, 6), float("nan")))

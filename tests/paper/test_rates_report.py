@@ -226,6 +226,8 @@ def test_a_chain_that_is_none_is_refused(
         (["x.npz", "--preset", "depth"], "a chain and --preset both say where to start"),
         (["x.npz", "--init", "balanced"], "a chain and --init both say where to start"),
         (["x.npz", "--rows", "2"], "--rows is 2, but the chain, target or data have a shape already"),
+        (["--scaling", "none"], "--scaling and --whiten are about data; give --data, or leave them out."),
+        (["--no-whiten"], "--scaling and --whiten are about data"),
         (["--rows", "0"], "--rows is 0, expected an integer >= 1"),
         (["--init", "zero"], "--init is 'zero', expected one of near_zero"),
         (["--depth", "0"], "--depth is 0, expected an integer >= 1"),

@@ -248,6 +248,7 @@ def test_the_place_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (tmp_path / "thesis.html", "is no page of overdepth show; name another file"),
         (tmp_path, "which is a folder"),
         (tmp_path / "missing" / "page.html", "there is no folder"),
+        (Path("/proc/page.html"), "cannot be written ("),
     ):
         (tmp_path / "thesis.html").write_text("years of work", encoding="utf-8")
         assert main(["show", str(file), "--out", str(page)]) == 2

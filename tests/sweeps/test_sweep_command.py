@@ -18,7 +18,7 @@ from overdepth.sweeps.estimate import estimate
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["absent.toml"], "the sweep file absent.toml does not exist; check the path, or start from a preset."),
+        (["absent.toml"], "the sweep file absent.toml does not exist; check the path, or give the name"),
         (["{file}", "--checkpoint", "-1"], "--checkpoint is -1.0, expected a number >= 0.0."),
         (["{file}", "--checkpoint", "nan"], "--checkpoint is nan, expected a number >= 0.0."),
         (["{file}", "--ray-cpus", "0"], "--ray-cpus is 0, expected a number >= 1."),

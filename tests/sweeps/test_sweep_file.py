@@ -330,7 +330,7 @@ def test_no_file_crashes(tmp_path_factory: pytest.TempPathFactory, content: byte
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not exist; check the path, or start from a preset"):
+    with pytest.raises(ValueError, match="does not exist; check the path, or give the name of a preset"):
         read(tmp_path / "absent.toml")
     with pytest.raises(ValueError, match="cannot be read"):
         read(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import itertools
 import os
@@ -22,6 +23,7 @@ from overdepth._extras import missing_extra
 
 COMMANDS = ("reproduce", "compare", "inspect", "rates", "sweep", "show", "explore", "doctor")
 """Each a module of this package with a function of the same name."""
+_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG)
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -58,7 +60,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             status = app(args=with_ray_address(given), prog_name="overdepth", standalone_mode=False)
     except typer.TyperException as error:
         command = f"overdepth {named}".rstrip()
-        return _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.", BAD_INPUT)
+        said = error.format_message().rstrip(".")
+        return _complain(f"{said}{' S' if said.endswith('?') else '; s'}ee {command} --help.", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except SystemExit as end:  # Typer ends the program itself when it has shown or installed a completion
@@ -69,7 +72,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}; free what is short, then {_advice(given).again}.", FAILED)
+        remedy = "free what is short" if error.errno in _SHORT else "check the path and its permissions"
+        return _complain(f"{where}{error.strerror or error}; {remedy}, then {_advice(given).again}.", FAILED)
     except (MemoryError, RuntimeError) as error:
         if given[:1] == ["compare"] and str(error):  # its messages name the arm and the remedy
             return _complain(str(error), FAILED)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +21,9 @@ EPILOG = (
     "Arms: plain; form1:2 (two factors in the model); form2:3:near_identity:0.1 (three in the optimizer, drawn); "
     "form3:2.5 (the rule, any depth); again (plain on other seeds: chance alone). Exit status: 0 done, 1 failed, 2 bad "
     "input, 130 interrupted."
+)
+_ARGUMENT = re.compile(
+    r"^(?=(?:steps|seeds|trials|budget|workers|lrs|controls) (?:is|holds) )|(?<=with )(?=(?:out|lrs)\b)"
 )
 COLORS = {"faster": "green", "lower loss": "green", "slower": "red", "higher loss": "red", "unstable": "red"}
 
@@ -70,12 +76,14 @@ def compare(
     if ray == LOCAL:
         keep_local()  # before the task's file is run, which may import Ray
     source = FileTask(path, function)
-    check_folder(Store.place(out))
+    with _options_named():
+        check_folder(Store.place(out))
     loaded = source.load()
     chosen = CONTROLS if controls == "untuned,norm,rms" else [] if controls == "none" else controls.split(",")
     console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
-    making = executor_of(loaded, workers, source) if ray is None else OnRay(source, ray, ray_cpus or 1)
-    with progress_reporter() as reporter, making as executor:
+    with _options_named():
+        making = executor_of(loaded, workers, source) if ray is None else OnRay(source, ray, ray_cpus or 1)
+    with _options_named(), progress_reporter() as reporter, making as executor:
         found = run(
             loaded,
             arms=arm or loaded.arms,
@@ -111,6 +119,15 @@ def compare(
         console.print(note)
     console.print(f"\nPage: {place / 'index.html'}")
     return 0
+
+
+@contextlib.contextmanager
+def _options_named() -> Iterator[None]:
+    """Says ``--steps`` where a function of Python says ``steps``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(_ARGUMENT.sub("--", str(error))) from error
 
 
 def _numbers(text: str) -> list[float]:

@@ -30,9 +30,10 @@ def explore(
         raise ValueError(f"--port is {port}, expected an integer from 1 to {LAST_PORT}, or 0 for a free one.")
     settings: dict[str, str] = {}
     if sweep is not None:
-        from overdepth.explorer.sweep_files import data_sets  # xarray is slow to import
+        from overdepth.explorer.sweep_files import data_sets, read_sweep  # xarray is slow to import
 
-        data_sets(str(sweep))  # whatever is wrong with it is said here, not in the page
+        first = next(iter(data_sets(str(sweep)).values()))
+        read_sweep(first)  # whatever is wrong with it is said here, not in the page
         settings = {"view": "sweep", "sweep": str(sweep.resolve())}
     with bound(port) as listener:
         url = address(listener.getsockname()[1], settings)

@@ -15,7 +15,7 @@ from overdepth.inspection import inspect as inspect_model
 from overdepth.paper.folder import check_destination, replacing
 from overdepth.paper.inspected import write_inspection
 from overdepth.paper.rendering import write_json
-from overdepth.user_code import load_function
+from overdepth.user_code import load_function, said_by
 
 SHORT = "Show the products of matrices that a model holds already."
 EPILOG = "Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."
@@ -39,7 +39,7 @@ def inspect(
     With --out it writes index.html (one page, no network needed) and products.json.
     """
     if out is not None:
-        check_destination(out)
+        check_destination(out, "inspect")
     built = _built(model)
     if weights is not None:
         _load(built, weights)
@@ -50,7 +50,7 @@ def inspect(
         return 0
     options = [*(["--weights", str(weights)] if weights else []), *(["--heads"] if heads else [])]
     command = shlex.join(["overdepth", "inspect", model, *options, "--out", str(out)])
-    with replacing(out) as folder:
+    with replacing(out, "inspect") as folder:
         write_inspection(folder / "index.html", found, command=command)
         write_json(folder / "products.json", found.to_dict())
     console.print(f"\nReport: {out / 'index.html'}")
@@ -64,9 +64,9 @@ def _built(place: str) -> nn.Module:
     except ValueError:
         raise
     except (Exception, SystemExit) as error:  # a user's function may raise anything
-        raise ValueError(f"{place} did not build a model: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{place} did not build a model: {said_by(error)}") from error
     if not isinstance(built, nn.Module):
-        raise ValueError(f"{place} returned a {type(built).__name__}, expected a torch.nn.Module.")
+        raise ValueError(f"{place} returned a {type(built).__name__}, expected a torch.nn.Module; return the model.")
     return built
 
 
@@ -97,7 +97,10 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip and torch, which have no common base
-        raise ValueError(f"{path} is no file of tensors that torch.load(weights_only=True) takes.") from error
+        raise ValueError(
+            f"{path} is no file of tensors that torch.load(weights_only=True) takes; save model.state_dict(), not the "
+            f"model."
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state_dict; save model.state_dict() alone.")
     return state

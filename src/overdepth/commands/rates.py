@@ -59,10 +59,13 @@ def rates(
         str | None, typer.Option(help="A .npz or .safetensors file with the minimizer; with --data the target column.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help=f"Least squares on {', '.join(DATASETS)}, or a .csv, .npz or .parquet file.")
+        str | None,
+        typer.Option(help=f"Least squares on {', '.join(DATASETS)}, or a .csv, .npz, .npy, .parquet file."),
     ] = None,
-    scaling: Annotated[str, typer.Option(help=f"Of the data: {', '.join(SCALINGS)}, or none.")] = "standard",
-    whiten: Annotated[bool, typer.Option(help="Whiten the features after scaling.")] = True,
+    scaling: Annotated[str | None, typer.Option(help=f"Of the data: {', '.join(SCALINGS)}, or none; standard.")] = None,
+    whiten: Annotated[
+        bool | None, typer.Option(help="Whiten the features of the data after scaling; they are.")
+    ] = None,
     time: Annotated[float | None, typer.Option(help="How far to follow; until the gap has fallen by 1e-10.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report; replaced only if it is an earlier one.")] = Path(
         "rates"
@@ -80,7 +83,10 @@ def rates(
     _check_together(chain, preset, given, rows, columns, target, data)
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed is {seed}, expected an integer from 0 to {2**63 - 1}.")
-    check_destination(out)
+    if data is None and not (scaling is None and whiten is None):
+        raise ValueError("--scaling and --whiten are about data; give --data, or leave them out.")
+    scaling, whiten = scaling or "standard", whiten is not False
+    check_destination(out, "rates")
     saved = None if chain is None else read_chain(chain)
     objective = _objective(saved, chain, rows, columns, seed, target, data, scaling, whiten)
     shows = ""
@@ -108,7 +114,7 @@ def rates(
     command += [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     command += [] if data is None else ["--scaling", scaling, "--whiten" if whiten else "--no-whiten"]
     command += ["--seed", str(seed), "--out", str(out)]
-    with replacing(out) as folder:
+    with replacing(out, "rates") as folder:
         write_report(folder, results, objective, command=shlex.join(command), shows=shows)
     _print(results, console)
     console.print(f"\nReport: {out / 'index.html'}")

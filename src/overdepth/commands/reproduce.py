@@ -41,7 +41,7 @@ def reproduce(
         list[str] | None, typer.Argument(help="Items or parts; the papers' if none is named, all but the network's.")
     ] = None,
     data: Annotated[
-        str, typer.Option(help=f"One of {', '.join(DATASETS)}, or a .csv, .npz or .parquet file.")
+        str, typer.Option(help=f"One of {', '.join(DATASETS)}, or a .csv, .npz, .npy or .parquet file.")
     ] = "auto",
     target: Annotated[str | None, typer.Option(help="The target column of a file.")] = None,
     scaling: Annotated[str, typer.Option(help=f"One of {', '.join(SCALINGS)}, or none.")] = "standard",
@@ -82,7 +82,7 @@ def reproduce(
     for name, value, most in (("--steps", steps, MOST_STEPS), ("--seeds", seeds, MOST_SEEDS)):
         if not 1 <= value <= most:
             raise ValueError(f"{name} is {value}, expected an integer from 1 to {most:,}.")
-    check_destination(out)
+    check_destination(out, "reproduce")
     if static:
         check_static()
     problem = load_problem(data, target=target, scaling=scaling)
@@ -106,7 +106,7 @@ def reproduce(
         results = run_items(chosen, context)
     not_run = [] if items else _left_out(chosen, command)
     report = Report(results, context, command.of(items or []), command.alone, not_run)
-    with replacing(out) as folder:
+    with replacing(out, "reproduce") as folder:
         write_report(folder, report, static=static)
     _print_claims(report.claims, console)
     console.print(f"\nReport: {out / 'index.html'}")

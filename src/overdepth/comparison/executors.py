@@ -18,7 +18,7 @@ from overdepth.comparison.jobs import Job, Outcome
 from overdepth.comparison.search import pruner
 from overdepth.comparison.task import Task
 from overdepth.comparison.training import Stopped, train
-from overdepth.user_code import load_function
+from overdepth.user_code import load_function, said_by
 
 Advance = Callable[[int], None]
 _POLL_S = 0.2
@@ -91,8 +91,7 @@ class FileTask:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{place}: {str(error).rstrip('.')}.") from error
         except (Exception, SystemExit) as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
-            raise ValueError(f"{place} failed ({said}); mend the file.") from error
+            raise ValueError(f"{place} failed ({said_by(error)}); mend the file.") from error
 
 
 class Processes:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,10 @@ class Store:
         check_folder(self.folder)
         now = json.loads(json.dumps(dict(settings)))
         before = read_settings(self.folder)
-        if before is not None and before != now:
+        if before is not None and before != now and not self._has_results():
+            shutil.rmtree(self.folder / TRIALS, ignore_errors=True)
+            write_json(self.folder / SETTINGS, now)
+        elif before is not None and before != now:
             names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
             changes = "; ".join(f"{n} was {_short(before.get(n))} and is {_short(now.get(n))}" for n in names)
             raise ValueError(
@@ -53,6 +57,11 @@ class Store:
         if before is None:
             write_json(self.folder / SETTINGS, now)
 
+    def _has_results(self) -> bool:
+        """Whether any run was finished; without one there is nothing to mix up, as after a mistake that was mended."""
+        kept = (self.folder or Path()).glob(f"{TRIALS}/*.npz")
+        return any(outcome is not None and outcome.status != "diverged" for outcome in map(_read, kept))
+
     @staticmethod
     def place(folder: str | os.PathLike[str]) -> Path:
         """The folder as a path, ``~`` being the user's own."""
@@ -61,23 +70,7 @@ class Store:
     def get(self, job: Job) -> Outcome | None:
         """The outcome of a run, if it is finished."""
         path = self._path(job)
-        if path is None:
-            return None
-        try:
-            found = read_npz(path)
-            return Outcome(
-                losses=np.asarray(found["losses"], dtype=np.float64),
-                status=STATUSES[int(found["status"])],
-                seconds=float(found["seconds"]),
-                lengths=found.get("lengths"),
-                times=found.get("times"),
-                memory=(float(found["memory"][0]), float(found["memory"][1])),
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            _log.warning("The kept run %s cannot be read (%s) and is made again.", path, error)
-            return None
+        return None if path is None else _read(path)
 
     def put(self, job: Job, outcome: Outcome) -> None:
         """Keeps the outcome of a run.
@@ -124,6 +117,25 @@ class Store:
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{job.arm.name} {job.role} {job.replicate} lr{job.lr:g}")
         return self.folder / TRIALS / f"{name[:80]}-{digest}.npz"
+
+
+def _read(path: Path) -> Outcome | None:
+    """A run that was kept; None if it was not, or cannot be read."""
+    try:
+        found = read_npz(path)
+        return Outcome(
+            losses=np.asarray(found["losses"], dtype=np.float64),
+            status=STATUSES[int(found["status"])],
+            seconds=float(found["seconds"]),
+            lengths=found.get("lengths"),
+            times=found.get("times"),
+            memory=(float(found["memory"][0]), float(found["memory"][1])),
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        _log.warning("The kept run %s cannot be read (%s) and is made again.", path, error)
+        return None
 
 
 def check_folder(folder: Path) -> None:

@@ -64,6 +64,8 @@ class Task:
                 f"base is {self.base!r}, expected an optimizer class such as torch.optim.SGD, or functools.partial of "
                 f"one with its options."
             )
+        if issubclass(made, torch.optim.LBFGS):
+            raise ValueError("base is LBFGS, which needs a closure and chooses its own steps; use another optimizer.")
         if isinstance(self.base, functools.partial) and self.base.args:
             raise ValueError("base has positional arguments, expected options by name, as in partial(SGD, lr=0.1).")
         if "lr" in self.options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -106,9 +107,10 @@ class _Run:
 
 def _read(stepper: Iterator[float | Tensor], steps: int) -> list[float]:
     """The losses of so many steps, or of fewer if they end."""
-    taken = [loss for _, loss in zip(range(steps), stepper, strict=False)]
-    kept = [loss for loss in taken if isinstance(loss, Tensor)]
-    return torch.stack(kept).double().tolist() if kept else [float(loss) for loss in taken]
+    taken = list(itertools.islice(stepper, steps))
+    if not taken or isinstance(taken[0], float):
+        return taken  # type: ignore[return-value]
+    return torch.stack(taken).double().tolist()  # type: ignore[arg-type]
 
 
 def steps_of(

@@ -33,6 +33,8 @@ def data_sets(place: str) -> dict[str, Path]:
         found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else []
     except OSError as error:
         raise ValueError(f"{place} cannot be read ({error.strerror}); check its permissions.") from error
+    if not found and path.is_file():
+        raise ValueError(f"{place} is no .nc file; give one, or the folder of a sweep or a report.")
     if not found:
         raise ValueError(f"{place} holds no .nc file and no .zarr store; give the folder of a sweep or a report.")
     return {p.stem: p for p in sorted(found, key=lambda p: (p.stem != FIRST, p.name))}

@@ -180,5 +180,9 @@ def refuse_constant_columns(source: str, kind: str, names: Sequence[str], is_con
         raise ValueError(
             f"{source}: {kind} column{'s' if len(constant) > 1 else ''} {shown} "
             f"{'are' if len(constant) > 1 else 'is'} constant, which no scaling can standardise; "
-            f"drop {'them' if len(constant) > 1 else 'it'} from the file."
+            + (
+                "name another target."
+                if kind == "target"
+                else f"drop {'them' if len(constant) > 1 else 'it'} from the file."
+            )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -76,6 +77,11 @@ def sweep(
         True
     """
     runs = list(runs)
+    if isinstance(problem, str | os.PathLike):
+        raise TypeError(f"problem is {problem!r}, expected a Problem; load_problem({problem!r}) makes one.")
+    for i, run in enumerate(runs):
+        if not isinstance(run, Run):
+            raise TypeError(f"runs[{i}] is {run!r}, expected a Run, such as those that grid() makes.")
     loss = objective_by_name(objective)
     settings = Settings(steps, record_every, dtype, batch_size, batch_seed, device, allow_tf32)
     if not runs:

@@ -126,16 +126,18 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_npz(path: Path) -> pd.DataFrame:
     columns: dict[str, NDArray[Any]] = {}
+    lengths: dict[str, int] = {}
     for name, array in read_npz(path).items():
+        lengths[name] = len(array) if array.ndim else 0
         if array.ndim == 1:
             columns[name] = array
         elif array.ndim == 2:
             columns.update({f"{name}[{i}]": array[:, i] for i in range(array.shape[1])})
         else:
             raise ValueError(f"{path}: array {name!r} has shape {array.shape}, expected one or two dimensions.")
-    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{path}: arrays differ in their number of rows ({lengths}); they must share it.")
+        rows = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{path}: arrays differ in their number of rows ({rows}); they must share it.")
     return pd.DataFrame(columns)
 
 

@@ -139,6 +139,9 @@ def verify_collapse(module: nn.Module, *inputs: Any, tolerance: float | None = N
         found = list(_tensors(plain(*inputs, **keywords)))
     if not expected:
         raise ValueError("the model's outputs hold no floating-point tensor, so there is nothing to compare.")
+    entries = [t for t in expected if t.numel()]
+    if entries and all(bool(t.isnan().all()) for t in entries):
+        raise ValueError("the model's outputs are NaN throughout, so there is nothing to compare; give other inputs.")
     if tolerance is None:
         dtypes = [t.dtype for t in expected] + [w.dtype for w in report.weights]
         tolerance = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

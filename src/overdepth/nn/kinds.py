@@ -192,7 +192,7 @@ def tensor_obstacle(weight: Tensor) -> str | None:
     if not weight.requires_grad:
         return "it is frozen (requires_grad is False); leave it out by select=, or unfreeze it first"
     if not weight.is_meta and not all_finite(weight):
-        return "it has non-finite entries"
+        return "it has non-finite entries; look where the first NaN or infinity arises"
     return None
 
 

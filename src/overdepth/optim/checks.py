@@ -60,7 +60,7 @@ def check_group(group: dict[str, Any], *, allow_real: bool) -> None:
         if p.shape[0] % group["groups"]:
             raise ValueError(f"{name} has {p.shape[0]} rows, which do not divide into groups={group['groups']}.")
         if not p.is_meta and not all_finite(p.detach()):
-            raise ValueError(f"{name} has non-finite entries.")
+            raise ValueError(f"{name} has non-finite entries; look where the first NaN or infinity arises.")
 
 
 def check_base(base: object, refused: dict[type[Optimizer], str]) -> None:

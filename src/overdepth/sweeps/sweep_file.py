@@ -117,7 +117,10 @@ def read(path: Path) -> SweepFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"the sweep file {path} does not exist; check the path, or start from a preset.") from None
+        raise ValueError(
+            f"the sweep file {path} does not exist; check the path, or give the name of a preset (overdepth sweep "
+            f"--help lists them)."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ValueError(f"the sweep file {path} cannot be read ({reason}); give the path of a .toml file.") from None

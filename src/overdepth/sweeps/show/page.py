@@ -138,6 +138,11 @@ def check_page(path: Path) -> None:
         raise ValueError(f"--out is {path}, which is a folder; name a file in it, {path / 'show.html'} say.")
     if not path.parent.is_dir():
         raise ValueError(f"--out is {path}, but there is no folder {path.parent}; make it, or name another page.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # the page is written beside its place just so
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); name another page with --out.") from error
     if path.exists():
         with path.open("rb") as file:
             if MARKER.encode() not in file.read(4096):
