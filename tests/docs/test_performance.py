@@ -75,7 +75,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("figures", [LAYERS, SWEEP, OPTIMIZERS, THEORY], ids=lambda figures: str(figures["benchmark"]))
+STORED = [
+    {**json.loads(path.read_text(encoding="utf-8")), **MACHINE} for path in sorted((DOCS / "measured").glob("*.json"))
+]
+
+
+@pytest.mark.parametrize(
+    "figures", [LAYERS, SWEEP, OPTIMIZERS, THEORY, *STORED], ids=lambda figures: str(figures["benchmark"])
+)
 def test_a_section_is_written_anew_with_the_machine_beside_it(folder: Path, figures: dict[str, Any]) -> None:
     name, output = figures["benchmark"], folder / "output.txt"
     output.write_text(f"some words\n{json.dumps(figures)}\n", encoding="utf-8")
@@ -91,6 +98,21 @@ def test_a_section_is_written_anew_with_the_machine_beside_it(folder: Path, figu
     assert all(picture in section for picture in pictures)
     assert main([str(output)], folder) == 0
     assert (folder / "performance.md").read_text(encoding="utf-8") == after
+
+
+def test_every_section_is_filled_from_what_is_stored() -> None:
+    assert {figures["benchmark"] for figures in STORED} == set(SECTIONS)
+
+
+def test_a_benchmark_of_which_a_part_was_left_out_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "performance.md").read_text(encoding="utf-8")
+    (explored,) = (figures for figures in STORED if figures["benchmark"] == "explore")
+    (folder / "output.txt").write_text(
+        json.dumps({key: value for key, value in explored.items() if key != "page"}), encoding="utf-8"
+    )
+    assert main([str(folder / "output.txt")], folder) == 2
+    assert "lacks 'page': run all parts of the benchmark (explore: with --page)" in capsys.readouterr().err
+    assert (folder / "performance.md").read_text(encoding="utf-8") == before
 
 
 def test_what_is_no_benchmark_of_ours_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
