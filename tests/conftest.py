@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import torch
 from hypothesis import settings
 
@@ -9,3 +11,6 @@ settings.register_profile("overdepth", deadline=None, max_examples=50, derandomi
 settings.load_profile("overdepth")
 
 torch.set_num_threads(1)  # small matrices: threads that wait for each other only cost time on a busy machine
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else whatever the tests start could not be interrupted
