@@ -212,7 +212,8 @@ def draw_layers(figures: Figures) -> Figure:
     ax.axvline(1, color="black", linewidth=0.8)
     ax.set_yticks([row + 0.25 for row in range(len(MODELS))], ["CNN", "Conv2d", "Transformer"])
     ax.invert_yaxis()
-    ax.legend()
+    ax.set_xlim(right=1.35 * ax.get_xlim()[1])
+    ax.legend(loc="center right")
     ax.set(xlabel="training step over the plain model's", title="depth 2")
     return figure
 
