@@ -132,8 +132,9 @@ def _sweep_file(file: str | None, out: Path | None, *, resume: bool) -> tuple[st
 def _summary(asked: SweepFile, work: Work) -> str:
     repeated = f" ({asked.repeated:,} more were asked for twice)" if asked.repeated else ""
     objectives = ", ".join(dict.fromkeys(row.objective for row in work.rows))
+    blocks = "1 block" if len(work.blocks) == 1 else f"{len(work.blocks)} blocks"
     return (
-        f"{len(work.rows):,} runs{repeated} in {len(work.blocks)} blocks, {work.settings.steps:,} steps each, "
+        f"{len(work.rows):,} runs{repeated} in {blocks}, {work.settings.steps:,} steps each, "
         f"{len(work.settings.recorded_steps):,} records, {objectives}."
     )
 

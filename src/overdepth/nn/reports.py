@@ -90,7 +90,8 @@ class CollapseReport:
             for w in self.weights
         ]
         lines = text_table(header, rows)
-        lines.append(f"{len(self.weights)} weights folded, {self.parameters_saved:,} parameters saved")
+        folded = "1 weight" if len(self.weights) == 1 else f"{len(self.weights)} weights"
+        lines.append(f"{folded} folded, {self.parameters_saved:,} parameters saved")
         lines += [f"{norm} folded into {convolution}" for convolution, norm in self.batchnorms]
         if self.output_error is not None:
             lines.append(f"outputs agree within {self.output_error:.2e} (tolerance {self.tolerance:.2e})")
