@@ -181,7 +181,14 @@ def compare(figures: Figures) -> list[str]:
         [name, f"{of['theirs_ms']:.0f} ms", f"{of['ratio']:.3f}", f"{of['of_sums']:.3f}"]
         for name, of in figures["overhead"].items()
     ]
-    return _table(["a run of", "by hand", "the harness over it: median of neighbours", "of all rounds"], rows)
+    lines = _table(["a run of", "by hand", "the harness over it: median of neighbours", "of all rounds"], rows)
+    if "calibration" not in figures:
+        return lines
+    counts = [
+        [name, str(of.get("no difference", 0)), str(sum(of.values()))] for name, of in figures["calibration"].items()
+    ]
+    head = ["plain training against itself on other seeds", "no difference", "of"]
+    return [*lines, "", "With `--calibration`, searches and all:", "", *_table(head, counts)]
 
 
 def explore(figures: Figures) -> list[str]:
