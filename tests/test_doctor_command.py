@@ -12,7 +12,7 @@ import torch
 import overdepth as od
 from overdepth import installation
 from overdepth.cli import main
-from overdepth.commands.doctor import size
+from overdepth.commands.terminal import size
 
 
 @pytest.fixture(autouse=True)

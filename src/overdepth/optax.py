@@ -20,6 +20,7 @@ import math
 from typing import Any
 
 from overdepth._checks import check_depth, check_rank_rtol
+from overdepth._extras import missing_extra
 
 try:
     import jax
@@ -27,11 +28,7 @@ try:
     import numpy as np
     import optax
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"overdepth.optax needs {error.name}, which is not installed; install the extra: "
-        f"pip install 'overdepth[optax]'.",
-        name=error.name,
-    ) from error
+    missing_extra(error, "overdepth.optax", "optax")
 
 __all__ = ["scale_by_end_to_end"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,3 +47,40 @@ def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def seeing(mark: str, title: str) -> Iterator[set[int]]:
+    """All processes of this title that there are meanwhile."""
+    seen: set[int] = set()
+
+    def look(ended: threading.Event) -> None:
+        while not ended.is_set():
+            seen.update(processes(mark, title))
+            time.sleep(0.02)
+
+    with meanwhile(look):
+        yield seen
+
+
+@contextmanager
+def killing(mark: str, title: str, *, most: int, every: float) -> Iterator[list[int]]:
+    """Kills processes of this title, one after the other; those that were."""
+    killed: list[int] = []
+
+    def kill(ended: threading.Event) -> None:
+        while not ended.is_set() and len(killed) < most:
+            for process in processes(mark, title) - set(killed):
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+                break
+            time.sleep(every)
+
+    with meanwhile(kill):
+        yield killed
+
+
+def addresses(mark: str) -> set[bytes]:
+    """Where the processes of a cluster were told to listen."""
+    commands = [Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") for each in processes(mark)]
+    return {word for command in commands for word in command if word.startswith(b"--node_ip_address=")}

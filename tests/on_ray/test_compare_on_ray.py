@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.on_ray.processes import MARK, meanwhile, processes, until
+from tests.on_ray.processes import MARK, addresses, killing, processes, seeing, until
 
 from overdepth import ray_cluster
 from overdepth.cli import main
@@ -69,14 +66,7 @@ def assert_same_runs(out: Path, finished: Path) -> None:
 def test_two_workers_make_the_same_runs(
     mark: str, address: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: set[int] = set()
-
-    def look(ended: threading.Event) -> None:
-        while not ended.is_set():
-            seen.update(processes(mark, "ray::_perform"))
-            time.sleep(0.02)
-
-    with meanwhile(look):
+    with seeing(mark, "ray::_perform") as seen:
         assert compare(TASK, tmp_path / "out", "--ray", address) == 0
     assert len(seen) == 2
     assert_same_runs(tmp_path / "out", finished)
@@ -85,17 +75,7 @@ def test_two_workers_make_the_same_runs(
 
 
 def test_workers_that_are_killed_cost_a_run_each(mark: str, address: str, finished: Path, tmp_path: Path) -> None:
-    killed: list[int] = []
-
-    def kill(ended: threading.Event) -> None:
-        while not ended.is_set() and len(killed) < 2:
-            for process in processes(mark, "ray::_perform") - set(killed):
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-                break
-            time.sleep(0.2)
-
-    with meanwhile(kill):
+    with killing(mark, "ray::_perform", most=2, every=0.2) as killed:
         assert compare(TASK, tmp_path / "out", "--ray", address) == 0
     assert killed
     assert_same_runs(tmp_path / "out", finished)
@@ -177,9 +157,7 @@ def test_an_interrupt_ends_its_own_cluster_and_the_same_command_goes_on(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
     try:
         assert until(lambda: bool(list(out.glob("trials/*.npz"))) or process.poll() is not None, 120)
-        commands = [Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") for each in processes(own)]
-        addresses = {word for each in commands for word in each if word.startswith(b"--node_ip_address=")}
-        assert addresses == {b"--node_ip_address=127.0.0.1"}
+        assert addresses(own) == {b"--node_ip_address=127.0.0.1"}
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.on_ray.processes import MARK, meanwhile, processes, until
+from tests.on_ray.processes import MARK, addresses, killing, processes, seeing, until
 from tests.sweeps.sweeping import assert_same_results, partial_files, pieces, sweep, sweep_file
 
 from overdepth import ray_cluster
@@ -54,14 +52,7 @@ def test_two_workers_give_the_same_numbers(
     mark: str, address: str, finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, whole = finished
-    seen: set[int] = set()
-
-    def look(ended: threading.Event) -> None:
-        while not ended.is_set():
-            seen.update(processes(mark, "ray::_span"))
-            time.sleep(0.02)
-
-    with meanwhile(look):
+    with seeing(mark, "ray::_span") as seen:
         assert sweep(file, "--out", tmp_path / "out", "--ray", address, *OFTEN) == 0
     assert len(seen) == 2
     assert capsys.readouterr() == ("", "")
@@ -74,17 +65,7 @@ def test_workers_that_are_killed_cost_a_span_each(
     mark: str, address: str, finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
     file, whole = finished
-    killed: list[int] = []
-
-    def kill(ended: threading.Event) -> None:
-        while not ended.is_set() and len(killed) < 3:
-            for process in processes(mark, "ray::_span") - set(killed):
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-                break
-            time.sleep(0.3)
-
-    with meanwhile(kill):
+    with killing(mark, "ray::_span", most=3, every=0.3) as killed:
         assert sweep(file, "--out", tmp_path / "out", "--ray", address, *OFTEN) == 0
     assert killed
     assert_same_results(tmp_path / "out", whole)
@@ -145,9 +126,7 @@ def test_a_sweep_with_a_cluster_of_its_own_that_is_stopped_leaves_no_process(
     try:
         assert until(lambda: bool(list(out.rglob("state-*.piece"))) or process.poll() is not None, 120)
         assert processes(own, "ray::")
-        commands = [Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") for each in processes(own)]
-        addresses = {word for command in commands for word in command if word.startswith(b"--node_ip_address=")}
-        assert addresses == {b"--node_ip_address=127.0.0.1"}  # what others could reach is nobody's business
+        assert addresses(own) == {b"--node_ip_address=127.0.0.1"}  # what others could reach is nobody's business
         process.send_signal(number)
         printed, errors = process.communicate(timeout=60)
     finally:

@@ -80,7 +80,7 @@ def compare(
         check_folder(Store.place(out))
     loaded = source.load()
     chosen = CONTROLS if controls == "untuned,norm,rms" else [] if controls == "none" else controls.split(",")
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     with _options_named():
         making = executor_of(loaded, workers, source) if ray is None else OnRay(source, ray, ray_cpus or 1)
     with _options_named(), progress_reporter() as reporter, making as executor:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from overdepth.commands.terminal import OutputConsole
+from overdepth.commands.terminal import OutputConsole, size
 from overdepth.installation import Installation, examine
 
 SHORT = "Show versions, extras, data, threads and the cache."
@@ -28,7 +28,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
-        console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+        console = OutputConsole()
         console.print(table(found))
     return 1 if found.cache.problem else 0
 
@@ -51,19 +51,3 @@ def table(found: Installation) -> Table:
     state = f"cannot be written ({cache.problem})" if cache.problem else "can be written"
     rows.add_row("cache", f"{cache.folder}, {cache.files:,} files, {size(cache.size)}, {state}")
     return rows
-
-
-def size(count: int) -> str:
-    """Bytes in words.
-
-    Example:
-        >>> from overdepth.commands.doctor import size
-        >>> size(512), size(12_300_000)
-        ('512 B', '12.3 MB')
-    """
-    amount, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -44,7 +44,7 @@ def inspect(
     if weights is not None:
         _load(built, weights)
     found = inspect_model(built)
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     console.print(found.table(by_head=heads, lines=None))
     if out is None:
         return 0

@@ -97,7 +97,7 @@ def rates(
     else:
         chosen = PRESETS[preset or "imbalance"]
         starts, shows = chosen.starts(objective.loss.minimizer, seed), chosen.shows
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     console.print(f"Loss: {objective.name}; W* is {objective.target}.")
     with status_line() as report:
         results = study(starts, objective, time=time, report=report)

@@ -71,7 +71,7 @@ def reproduce(
     Writes index.html (one page, no network needed), claims.json, and the data of every item as ITEM.nc. What was
     computed is kept in the user's cache folder and reused; an interrupted command goes on where it was.
     """
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     if quick and full:
         raise ValueError("--quick and --full were both given, expected at most one of them; leave one out.")
     chosen = chosen_items(items or [], quick=quick, full=full)

@@ -53,7 +53,7 @@ def show(
             drawn = draw(found, [name for each in group for name in each.split(",")] if group else None)
             report(f"writing {page}")
             write(page, drawn, name=_name(results), command=_command(results, out, group or ()))
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     _print(drawn, console)
     console.print(f"\nPage: {page}")
     if open_page and not webbrowser.open(page.resolve().as_uri()):

@@ -11,9 +11,8 @@ from typing import Annotated
 import torch
 import typer
 
-from overdepth.commands.doctor import size
 from overdepth.commands.sweep_progress import Mode, event, shown
-from overdepth.commands.terminal import OutputConsole
+from overdepth.commands.terminal import OutputConsole, size
 from overdepth.lab.devices import available_device
 from overdepth.ray_cluster import check_ray_cpus
 from overdepth.sweeps import presets
@@ -66,10 +65,10 @@ def sweep(
     Writes results.nc, which xarray.open_dataset opens, and on the way pieces from which --resume goes on.
     """
     mode: Mode = "json" if json_lines else "quiet" if quiet else "bar"
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True, quiet=mode != "bar")
+    console = OutputConsole(quiet=mode != "bar")
     text, base, asked = _sweep_file(file, out, resume=resume)
     if show_file:
-        OutputConsole(markup=False, highlight=False, soft_wrap=True).print(text.rstrip())
+        OutputConsole().print(text.rstrip())
         return 0
     if not checkpoint >= 0:
         raise ValueError(f"--checkpoint is {checkpoint}, expected a number >= 0.0.")
@@ -140,7 +139,7 @@ def _summary(asked: SweepFile, work: Work) -> str:
 
 
 def _print_estimate(found: Estimate, memory: int, out: Path) -> None:
-    console = OutputConsole(markup=False, highlight=False, soft_wrap=True)
+    console = OutputConsole()
     free = shutil.disk_usage(_existing(out)).free
     console.print(
         f"Time: about {_duration(found.seconds)} with {torch.get_num_threads()} threads, if no run diverges.\n"

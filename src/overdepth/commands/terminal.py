@@ -19,7 +19,10 @@ SHOWN = 6
 
 
 class OutputConsole(Console):
-    """A console that goes on in silence when nobody reads any more, as under ``| head -1``."""
+    """Text as it is, without markup, and silence when nobody reads any more, as under ``| head -1``."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
 
     def on_broken_pipe(self) -> None:
         """Sends the rest nowhere; Rich would end the program before the report is written."""
@@ -60,3 +63,19 @@ def progress_reporter() -> Iterator[Reporter]:
 
     with progress:
         yield Reporter(begin, advance)
+
+
+def size(count: float) -> str:
+    """Bytes in words.
+
+    Example:
+        >>> from overdepth.commands.terminal import size
+        >>> size(512), size(12_300_000)
+        ('512 B', '12.3 MB')
+    """
+    amount, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

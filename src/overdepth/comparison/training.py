@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -108,9 +108,9 @@ class _Run:
 def _read(stepper: Iterator[float | Tensor], steps: int) -> list[float]:
     """The losses of so many steps, or of fewer if they end."""
     taken = list(itertools.islice(stepper, steps))
-    if not taken or isinstance(taken[0], float):
-        return taken  # type: ignore[return-value]
-    return torch.stack(taken).double().tolist()  # type: ignore[arg-type]
+    if taken and isinstance(taken[0], Tensor):  # all of a run are of one kind
+        return torch.stack(cast(list[Tensor], taken)).double().tolist()
+    return cast(list[float], taken)
 
 
 def steps_of(

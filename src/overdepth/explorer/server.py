@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
+from overdepth._extras import missing_extra
 from overdepth.explorer.assets import Assets
 from overdepth.explorer.views import VIEWS
 
@@ -128,11 +129,7 @@ def serve(listener: socket.socket, started: Callable[[], None]) -> None:
         import marimo
         import uvicorn
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"overdepth explore needs {error.name}, which is not installed; install the extra: "
-            f"pip install 'overdepth[explore]'.",
-            name=error.name,
-        ) from error
+        missing_extra(error, "overdepth explore", "explore")
     served: list[Any] = []  # marimo's app for the file, which its builder keeps to itself
 
     def noted(app: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from overdepth._checks import check_size
+from overdepth._extras import missing_extra
 from overdepth.integrations.metrics import Sink, check_held, log_products
 from overdepth.integrations.plain_checkpoints import PlainStateDicts, factors_of, plain_state_dicts, restore_factors
 from overdepth.nn.factoring import overparameterize_
@@ -22,11 +23,7 @@ try:
     from safetensors.torch import load_file, save_file
     from transformers import TrainerCallback
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"overdepth.integrations.hugging_face needs {error.name}, which is not installed; install the extra: "
-        f"pip install 'overdepth[trainer]'.",
-        name=error.name,
-    ) from error
+    missing_extra(error, "overdepth.integrations.hugging_face", "trainer")
 
 if TYPE_CHECKING:
     import torch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from overdepth._checks import check_size
+from overdepth._extras import missing_extra
 from overdepth.integrations.metrics import check_held, log_products
 from overdepth.integrations.plain_checkpoints import PlainStateDicts, factors_of, plain_state_dicts, restore_factors
 from overdepth.nn.factoring import overparameterize_
@@ -32,11 +33,7 @@ else:
         except ModuleNotFoundError as error:
             _missing = error
     else:
-        raise ModuleNotFoundError(
-            f"overdepth.integrations.lightning needs {_missing.name}, which is not installed; install the extra: "
-            f"pip install 'overdepth[lightning]'.",
-            name=_missing.name,
-        )
+        missing_extra(_missing, "overdepth.integrations.lightning", "lightning")
 
 __all__ = ["OverparameterizeCallback"]
 
